@@ -1,0 +1,270 @@
+"""The front door: the route table, and the one function that every request goes through.
+
+Checks come in the order of docs/contract.md, and the first failure answers: host, path, method, credentials, scope,
+query, body envelope, JSON. Members and rules belong to the endpoint, framing to the server.
+"""
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+from service import callers, logs, metrics
+from service.config import Caller
+from service.contract import LIMITS
+from service.endpoints import Parts, accounts, contract, operations, transfers
+from service.endpoints.fields import invalid_query
+from service.ledger.errors import Refusal
+from service.wire import Request, Response, parse_json, problem_response, request_id, trace_context
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+MAX_IN_FLIGHT = 112  # of the server's 128 threads: the rest answer health, readiness and refusals at once
+
+_SMALL, _BATCH = LIMITS.body_bytes, LIMITS.batch_body_bytes
+
+
+@dataclass(frozen=True)
+class Route:
+    """One operation. HEAD is answered like GET and OPTIONS from this table."""
+
+    method: str
+    path: str
+    scope: str | None  # None: no token needed, and never refused for too much in flight
+    endpoint: Callable[[Request, Parts], Response]
+    query: tuple[str, ...] = ()
+    body_bytes: int = 0  # the largest body; 0: the operation has none
+
+
+ROUTES = (
+    Route("PUT", "/v1/accounts/{id}", "write", accounts.put, body_bytes=_SMALL),
+    Route("GET", "/v1/accounts/{id}", "read", accounts.get),
+    Route("GET", "/v1/accounts/{id}/entries", "read", accounts.entries, ("after", "before", "order", "limit")),
+    Route("PUT", "/v1/transfers/{id}", "write", transfers.put, body_bytes=_SMALL),
+    Route("GET", "/v1/transfers/{id}", "read", transfers.get),
+    Route("POST", "/v1/transfers", "write", transfers.post, body_bytes=_BATCH),
+    Route("GET", "/v1/transfers", "read", transfers.feed, ("after", "limit")),
+    Route("GET", "/v1/openapi.json", None, contract.openapi),
+    Route("GET", "/problems/{slug}", None, contract.problem),
+    Route("GET", "/health", None, operations.health),
+    Route("GET", "/ready", None, operations.ready),
+    Route("GET", "/metrics", None, operations.metrics),
+)
+
+PATH_CHARACTERS = 256  # a log line shows no more of a path
+UNMATCHED = "unmatched"  # the route of log lines and metrics when no route was found
+_QUIET = frozenset({"/health", "/ready", "/metrics"})  # asked every few seconds: their log lines are at debug
+_JSON = re.compile(r"application/json(?: *; *charset=\"?utf-8\"?)?", re.IGNORECASE)
+_PERCENT_ENCODED = re.compile(r"(?:[^%]|%[0-9A-Fa-f]{2})*")
+
+
+@dataclass
+class Visit:
+    """What is known of one request on its way, for its answer and its log line."""
+
+    method: str
+    path: str  # as sent, without the query
+    client: str
+    id: str
+    route: str = UNMATCHED
+    caller: str = ""
+    refusal: str = ""  # slug
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+class Application:
+    """The WSGI application."""
+
+    def __init__(self, parts: Parts, known_callers: tuple[Caller, ...]) -> None:
+        self.parts = parts
+        self._callers = known_callers
+        self._places = threading.BoundedSemaphore(MAX_IN_FLIGHT)
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        started_at = time.perf_counter()
+        raw_uri: str = environ["RAW_URI"]
+        visit = Visit(
+            method=environ["REQUEST_METHOD"],
+            path=raw_uri.partition("?")[0],
+            client=environ.get("REMOTE_ADDR", ""),
+            id=request_id(environ.get("HTTP_X_REQUEST_ID")),
+        )
+        trace_id, span_id = trace_context(environ.get("HTTP_TRACEPARENT"))
+        logs.context.set({"request_id": visit.id, "trace_id": trace_id, "span_id": span_id})
+        logs.timings.set(visit.timings)
+        with metrics.ACTIVE_REQUESTS.track_inprogress():
+            response = self._answer(environ, visit)
+        _record(visit, response, time.perf_counter() - started_at)
+        logs.context.set(None)
+        start_response(f"{response.status} {HTTPStatus(response.status).phrase}", _headers(response, visit))
+        return [b"" if visit.method == "HEAD" else response.body]
+
+    def _answer(self, environ: "WSGIEnvironment", visit: Visit) -> Response:
+        """The one place that turns refusals and unforeseen errors into answers."""
+        try:
+            return self._handle(environ, visit)
+        except Refusal as refusal:
+            visit.refusal = refusal.slug
+            return problem_response(refusal, visit.id)
+        except Exception:
+            logs.log.exception("unforeseen error", extra={"event": "request.failed"})
+            visit.refusal = "internal-error"
+            return problem_response(Refusal(visit.refusal, "The log has the cause under this request_id."), visit.id)
+
+    def _handle(self, environ: "WSGIEnvironment", visit: Visit) -> Response:
+        if environ["SERVER_PROTOCOL"] == "HTTP/1.1" and "HTTP_HOST" not in environ:
+            raise Refusal("bad-request", "HTTP/1.1 needs the header Host.")
+        template, parameters = _match(visit.path)
+        visit.route = template
+        routes = _PATHS[template]
+        route = routes.get("GET" if visit.method == "HEAD" else visit.method)
+        if route is None:
+            return _other_method(visit, routes)
+        with self._place(route):
+            if route.scope:
+                caller = callers.authenticate(environ.get("HTTP_AUTHORIZATION"), self._callers)
+                visit.caller = caller.name
+                callers.authorize(caller, route.scope)
+            query = _read_query(environ["QUERY_STRING"], route.query)
+            body = _read_body(environ, route.body_bytes) if route.body_bytes else None
+            return route.endpoint(Request(visit.id, visit.caller, parameters, query, body), self.parts)
+
+    @contextmanager
+    def _place(self, route: Route) -> Iterator[None]:
+        """A place in flight, or Refusal `overloaded` at once: an unbounded queue would only hide the overload."""
+        if route.scope is None:
+            yield
+        elif self._places.acquire(blocking=False):
+            try:
+                yield
+            finally:
+                self._places.release()
+        else:
+            metrics.SHED.labels("in_flight").inc()
+            raise Refusal("overloaded", f"{MAX_IN_FLIGHT} requests are in flight.", outcome="not_applied")
+
+
+def _match(path: str) -> tuple[str, dict[str, str]]:
+    """The template and parameters of a path as it was sent, or Refusal `route-not-found`.
+
+    Segments are split before they are decoded, so that an encoded slash can never make another path.
+    """
+    if not path.startswith("/") and "://" in path:  # absolute form (RFC 9112, section 3.2.2)
+        path = "/" + path.partition("://")[2].partition("/")[2]
+    segments = [_decoded(segment) for segment in path.split("/")]
+    for template in _PATHS:
+        names = template.split("/")
+        if len(names) == len(segments) and all(
+            name == segment or (name.startswith("{") and segment) for name, segment in zip(names, segments, strict=True)
+        ):
+            return template, {name[1:-1]: s for name, s in zip(names, segments, strict=True) if name.startswith("{")}
+    raise Refusal("route-not-found", "No operation has this path.")
+
+
+def _decoded(segment: str) -> str:
+    """The segment in clear; empty, and so matching no parameter, if it cannot stand for one name."""
+    if not _PERCENT_ENCODED.fullmatch(segment):
+        return ""
+    try:
+        text = unquote_to_bytes(segment.encode("latin-1")).decode("utf-8")
+    except UnicodeError:
+        return ""
+    return "" if text in (".", "..") or "/" in text or "\0" in text else text
+
+
+def _other_method(visit: Visit, routes: dict[str, Route]) -> Response:
+    allowed = {"OPTIONS", *routes} | ({"HEAD"} if "GET" in routes else set())
+    if visit.method == "OPTIONS":
+        response = Response(204)
+    else:
+        refusal = Refusal("method-not-allowed", "The Allow header lists the methods of this path.")
+        visit.refusal = refusal.slug
+        response = problem_response(refusal, visit.id)
+    response.headers["Allow"] = ", ".join(sorted(allowed))
+    return response
+
+
+def _read_query(text: str, known: tuple[str, ...]) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True, errors="strict") if text else []
+    except ValueError:
+        raise Refusal("invalid-query", "The query is not name=value pairs in percent-encoded UTF-8.") from None
+    query: dict[str, str] = {}
+    for name, value in pairs:
+        if name not in known:
+            raise invalid_query(name, "is not known here")
+        if name in query:
+            raise invalid_query(name, "stands more than once")
+        query[name] = value
+    return query
+
+
+def _read_body(environ: "WSGIEnvironment", limit_bytes: int) -> Any:
+    length = environ.get("CONTENT_LENGTH", "")
+    if not length or "HTTP_TRANSFER_ENCODING" in environ:
+        raise Refusal("length-required", "Send the body with Content-Length.")
+    if not re.fullmatch(r"[0-9]+", length, re.ASCII):
+        raise Refusal("bad-request", "Content-Length is not a number.")
+    if len(length) > 15 or int(length) > limit_bytes:
+        raise Refusal("body-too-large", f"The body may have {limit_bytes} bytes.")
+    if not _JSON.fullmatch(environ.get("CONTENT_TYPE", "")) or "HTTP_CONTENT_ENCODING" in environ:
+        raise Refusal("unsupported-media-type", "Send Content-Type: application/json, and no Content-Encoding.")
+    try:
+        body = environ["wsgi.input"].read(int(length))
+    except OSError:
+        body = b""
+    if len(body) < int(length):
+        raise Refusal("bad-request", "The body is shorter than its Content-Length.")
+    return parse_json(body)
+
+
+def _headers(response: Response, visit: Visit) -> list[tuple[str, str]]:
+    headers = {
+        **response.headers,
+        "X-Request-Id": visit.id,
+        "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff",
+    }
+    if response.status != 204:
+        headers["Content-Length"] = str(len(response.body))
+    return list(headers.items())
+
+
+def _record(visit: Visit, response: Response, seconds: float) -> None:
+    """One observation and one log line for each request."""
+    method = visit.method if visit.method in metrics.KNOWN_METHODS else "_OTHER"
+    metrics.REQUEST_SECONDS.labels(method, visit.route, str(response.status)).observe(seconds)
+    level = logging.DEBUG if visit.route in _QUIET else logging.WARNING if response.status >= 500 else logging.INFO
+    logs.log.log(
+        level,
+        "%s %s %d",
+        method,
+        visit.route,
+        response.status,
+        extra={
+            "event": "request.shed" if visit.refusal == "overloaded" else "request",
+            "caller": visit.caller,
+            "method": method,
+            "route": visit.route,
+            "path": visit.path[:PATH_CHARACTERS],
+            "status": response.status,
+            "problem": visit.refusal or None,
+            "duration_ms": round(seconds * 1000, 3),
+            "db_ms": round(visit.timings.get("db_ms", 0.0), 3),
+            "queue_ms": round(visit.timings.get("queue_ms", 0.0), 3),
+            "bytes": len(response.body),
+            "client": visit.client,
+        },
+    )
+
+
+_PATHS: dict[str, dict[str, Route]] = {}
+for _route in ROUTES:
+    _PATHS.setdefault(_route.path, {})[_route.method] = _route

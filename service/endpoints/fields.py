@@ -1,0 +1,149 @@
+"""Reading the members of a body and the parameters of a query. All faults of a body are found before any answer."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from service.contract import LIMITS
+from service.ledger.errors import Refusal
+
+T = TypeVar("T")
+
+ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:-]{{0,{LIMITS.id_characters - 1}}}")
+ID_RULE = f"must be 1 to {LIMITS.id_characters} of A-Z a-z 0-9 . _ : - and begin with a letter or digit"
+CURRENCY = re.compile(r"[A-Z][A-Z0-9]{2,11}")
+CURRENCY_RULE = "must be 3 to 12 of A-Z 0-9 and begin with a letter"
+_WHOLE_NUMBER = re.compile(r"0|[1-9][0-9]{0,15}")  # written one way only; as many digits as 2^53-1 has
+_UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters and lone surrogates
+
+
+class Faults:
+    """The faults of one body, each with a pointer (RFC 6901) to its place."""
+
+    def __init__(self) -> None:
+        self.found: list[dict[str, str]] = []
+
+    def add(self, pointer: str, detail: str) -> None:
+        self.found.append({"pointer": _shown(pointer), "detail": detail})
+
+
+@contextmanager
+def reading() -> Iterator[Faults]:
+    """A block that reads fields. At its end Refusal `invalid-request` names all faults that were found in it."""
+    faults = Faults()
+    yield faults
+    if faults.found:
+        listed = faults.found[: LIMITS.errors_listed]
+        raise Refusal("invalid-request", f"{len(faults.found)} faults, {len(listed)} listed.", errors=listed)
+
+
+class Members:
+    """One JSON object, read member by member. A fault is noted and a harmless value stands in for the member."""
+
+    def __init__(self, value: Any, known: frozenset[str], faults: Faults, pointer: str = "") -> None:
+        self._values: dict[str, Any] = value if isinstance(value, dict) else {}
+        self._faults = faults
+        self._pointer = pointer
+        if not isinstance(value, dict):
+            faults.add(pointer, "must be an object")
+        for name in sorted(self._values.keys() - known):
+            self.refuse(name, "is not known")
+
+    def refuse(self, name: str, rule: str) -> None:
+        """Note that the member breaks its rule."""
+        self._faults.add(f"{self._pointer}/{_escaped(name)}", rule)
+
+    def id(self, name: str) -> str:
+        return self._text(name, ID, ID_RULE)
+
+    def currency(self, name: str) -> str:
+        return self._text(name, CURRENCY, CURRENCY_RULE)
+
+    def whole_number(self, name: str, lowest: int, highest: int) -> int:
+        value = self._values.get(name)
+        if type(value) is int and lowest <= value <= highest:  # True is an instance of int, but not of this type
+            return value
+        return self._missing_or_wrong(name, f"must be a whole number from {lowest} to {highest}", lowest)
+
+    def floor(self, name: str) -> int | None:
+        """A whole number that is not above 0; null means none, absent means 0."""
+        if name not in self._values:
+            return 0
+        return None if self._values[name] is None else self.whole_number(name, -LIMITS.amount_max, 0)
+
+    def boolean(self, name: str) -> bool:
+        value = self._values.get(name)
+        return value if isinstance(value, bool) else self._missing_or_wrong(name, "must be true or false", False)
+
+    def items(self, name: str, most: int) -> list[Any]:
+        value = self._values.get(name)
+        if isinstance(value, list) and 1 <= len(value) <= most:
+            return value
+        return self._missing_or_wrong(name, f"must be a list of 1 to {most} items", [])
+
+    def metadata(self, name: str) -> dict[str, str]:
+        """An object of strings; absent means empty."""
+        value = self._values.get(name, {})
+        if not isinstance(value, dict) or len(value) > LIMITS.metadata_members:
+            return self._missing_or_wrong(name, f"must be an object of at most {LIMITS.metadata_members} strings", {})
+        for member, text in value.items():
+            if rule := _metadata_rule_broken(member, text):
+                self._faults.add(f"{self._pointer}/{name}/{_escaped(member)}", rule)
+        return value
+
+    def _text(self, name: str, pattern: re.Pattern[str], rule: str) -> str:
+        value = self._values.get(name)
+        if isinstance(value, str) and pattern.fullmatch(value):
+            return value
+        return self._missing_or_wrong(name, rule, "")
+
+    def _missing_or_wrong(self, name: str, rule: str, stand_in: T) -> T:
+        self.refuse(name, rule if name in self._values else f"is missing; it {rule}")
+        return stand_in
+
+
+def require_id(id: str) -> None:
+    """Raise Refusal `invalid-request` unless the id in the path may be the id of something new."""
+    if not ID.fullmatch(id):
+        raise Refusal("invalid-request", f"The id in the path {ID_RULE}.", errors=[{"pointer": "", "detail": ID_RULE}])
+
+
+def query_number(query: Mapping[str, str], name: str, default: int, lowest: int, highest: int) -> int:
+    """A whole number of the query, or Refusal `invalid-query`."""
+    value = query.get(name, str(default))
+    if _WHOLE_NUMBER.fullmatch(value) and lowest <= int(value) <= highest:
+        return int(value)
+    raise invalid_query(name, f"must be a whole number from {lowest} to {highest}")
+
+
+def query_choice(query: Mapping[str, str], name: str, choices: tuple[str, ...]) -> str:
+    """One of the choices, the first when the query does not say; or Refusal `invalid-query`."""
+    value = query.get(name, choices[0])
+    if value in choices:
+        return value
+    raise invalid_query(name, f"must be one of {', '.join(choices)}")
+
+
+def invalid_query(name: str, rule: str) -> Refusal:
+    """The refusal of one query parameter."""
+    return Refusal("invalid-query", f"{_shown(name)} {rule}.", errors=[{"parameter": _shown(name), "detail": rule}])
+
+
+def _metadata_rule_broken(name: str, text: Any) -> str | None:
+    if not 1 <= len(name) <= LIMITS.metadata_name_characters:
+        return f"must have a name of 1 to {LIMITS.metadata_name_characters} characters"
+    if not isinstance(text, str) or len(text) > LIMITS.metadata_value_characters:
+        return f"must be a string of at most {LIMITS.metadata_value_characters} characters"
+    if _UNFIT.search(name) or _UNFIT.search(text):
+        return "must be without control characters and lone surrogates"
+    return None
+
+
+def _escaped(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+def _shown(text: str) -> str:
+    """Input as an answer may repeat it: short, and without characters that cannot be encoded."""
+    return _UNFIT.sub("\ufffd", text[: LIMITS.reflected_characters])

@@ -1,0 +1,66 @@
+"""One JSON object a line on stdout, for everything that the process prints."""
+
+import logging
+import sys
+import threading
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any
+
+from pythonjsonlogger.json import JsonFormatter
+
+from service import VERSION
+
+log = logging.getLogger("ledger")
+
+# request_id, trace_id and span_id of the request in hand: every line that it logs carries them.
+context: ContextVar[dict[str, str] | None] = ContextVar("context", default=None)
+# Milliseconds that its parts took, by the name of the field: db_ms, queue_ms.
+timings: ContextVar[dict[str, float] | None] = ContextVar("timings", default=None)
+
+
+def add_time(name: str, seconds: float) -> None:
+    """Add to a timing of the request in hand; outside a request nothing is kept."""
+    if (times := timings.get()) is not None:
+        times[name] = times.get(name, 0.0) + seconds * 1000
+
+
+def configure(level: str = "info") -> None:
+    """Send every log record, warning and uncaught exception of this process to stdout as JSON."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(Formatter())
+    logging.root.handlers = [handler]
+    logging.root.setLevel(logging.WARNING)
+    log.setLevel(level.upper())
+    logging.captureWarnings(True)
+    sys.excepthook = _uncaught
+    threading.excepthook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+    sys.unraisablehook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+
+
+class Formatter(JsonFormatter):
+    """The fields of docs/operations.md, in their order; `extra` of the call becomes fields of the line."""
+
+    def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
+        extra: dict[str, Any] = {}
+        super().add_fields(extra, record, message_dict)
+        stack = extra.pop("exc_info", None)
+        extra.pop("message", None)
+        log_data["time"] = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+        log_data["level"] = record.levelname.lower()
+        log_data["event"] = extra.pop("event", record.name)  # libraries log without an event: their name stands in
+        log_data["message"] = record.getMessage()
+        log_data["service"] = "ledger"
+        log_data["version"] = VERSION
+        log_data.update(context.get() or {})
+        log_data.update(extra)
+        if record.exc_info and record.exc_info[0]:
+            log_data["error"] = record.exc_info[0].__name__
+            log_data["stack"] = stack or self.formatException(record.exc_info)
+
+
+def _uncaught(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:
+    if error is None or issubclass(kind, KeyboardInterrupt):
+        return
+    log.critical("uncaught exception", exc_info=(kind, error, traceback), extra={"event": "uncaught"})

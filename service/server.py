@@ -1,0 +1,87 @@
+"""gunicorn: its settings with their reasons, and its log lines made ours."""
+
+import socket
+import struct
+from typing import Any
+
+import gunicorn.glogging
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.workers.base import Worker
+
+from service import logs, wsgi
+from service.app import Application
+from service.config import Config
+
+THREADS = 128  # they mostly wait, and waiting threads are cheap; the front door admits fewer than that
+RECEIVE_TIMEOUT_SECONDS = 5  # a request whose bytes stop coming is cut; else 128 of them stop every thread for ever
+
+
+def serve(config: Config) -> None:
+    """Serve until told to stop. Does not return: gunicorn ends the process."""
+    Server(config).run()
+
+
+class Server(BaseApplication):
+    """gunicorn with one worker: one process per container, replicas for more."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        super().__init__()
+
+    def load_config(self) -> None:
+        for name, value in settings(self._config).items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Application:
+        return wsgi.build(self._config)
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """gunicorn's settings. What is not listed has a default that suits."""
+    return {
+        "bind": f"{config.host}:{config.port}",
+        "worker_class": "gthread",
+        "workers": 1,
+        "threads": THREADS,
+        "keepalive": 75,  # seconds; longer than a balancer's own, else it meets a closed connection and answers 502
+        "timeout": 30,  # seconds without a heartbeat of the worker; under gthread it does not limit a request
+        "graceful_timeout": 20,  # seconds for requests in hand after SIGTERM
+        "worker_connections": 1000,
+        "backlog": 128,
+        "control_socket_disable": True,  # would be written to $HOME
+        "forwarded_allow_ips": "",  # nobody may tell us another scheme or client
+        "logger_class": Logger,
+        "when_ready": _limit_receiving,
+        "post_worker_init": _announce,
+        "worker_exit": _close,
+    }
+
+
+class Logger(gunicorn.glogging.Logger):
+    """gunicorn's own lines go through the root logger and come out as JSON. The front door logs requests."""
+
+    def setup(self, cfg: Any) -> None:
+        self.error_log.propagate = True
+        self.error_log.handlers = []
+        self.error_log.setLevel("INFO")
+
+    def access(self, *args: Any, **kwargs: Any) -> None:
+        return
+
+
+def _limit_receiving(arbiter: Arbiter) -> None:
+    """Accepted sockets inherit this from the listening one on Linux; gunicorn has no setting for it."""
+    for listener in arbiter.LISTENERS:
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", RECEIVE_TIMEOUT_SECONDS, 0))
+
+
+def _announce(worker: Worker) -> None:
+    config: Config = worker.app._config
+    logs.log.info("ready to serve", extra={"event": "startup.ready", "settings": config.redacted()})
+
+
+def _close(server: Arbiter, worker: Worker) -> None:
+    if isinstance(worker.wsgi, Application):
+        worker.wsgi.parts.database.close()
+        logs.log.info("stopped", extra={"event": "shutdown"})

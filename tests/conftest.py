@@ -1,0 +1,150 @@
+"""One throw-away database for the run, one application on it, and balanced books after every test."""
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dotenv
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from service import config, wsgi
+from service.app import Application
+from service.migrate import runner
+from tests import books, postgres
+from tests.client import TOKEN, Client
+
+ROOT = Path(__file__).parents[1]
+DEVELOPMENT = (
+    '[{"name": "development", "scopes": ["read", "write", "admin"], '
+    f'"token_sha256": ["{config.DEVELOPMENT_TOKEN_SHA256}"]}}]'
+)
+TABLES = ("account_change", "transfer", "account")  # in the order in which foreign keys let them be emptied
+
+
+@dataclass(frozen=True)
+class Urls:
+    """The two ways into a database: the service's role and the owner's."""
+
+    service: str
+    owner: str
+
+    def database(self, name: str) -> "Urls":
+        return Urls(make_conninfo(self.service, dbname=name), make_conninfo(self.owner, dbname=name))
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Urls]:
+    """DATABASE_URL and MIGRATE_DATABASE_URL of the environment or .env, else a throw-away server."""
+    settings = dotenv.dotenv_values(ROOT / ".env") | dict(os.environ)
+    if url := settings.get("DATABASE_URL"):
+        yield Urls(url, settings.get("MIGRATE_DATABASE_URL") or url)
+    else:
+        with postgres.running() as started:
+            yield Urls(started.service_url, started.owner_url)
+
+
+@pytest.fixture(scope="session")
+def new_database(server: Urls) -> Callable[[], AbstractContextManager[Urls]]:
+    """Makes empty databases of our own; nothing that was there before is ever touched."""
+
+    @contextmanager
+    def make() -> Iterator[Urls]:
+        name = f"ledger_test_{secrets.token_hex(6)}"
+        with psycopg.connect(server.owner, autocommit=True) as owner:
+            owner.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'")
+            try:
+                yield server.database(name)
+            finally:
+                drop(owner, name)
+
+    return make
+
+
+def drop(owner: psycopg.Connection[Any], name: str) -> None:
+    """Sessions that were closed may take a moment to be gone; the server itself waits five seconds for them."""
+    try:
+        owner.execute(f"DROP DATABASE {name}")
+    except psycopg.errors.ObjectInUse:
+        owner.execute(f"DROP DATABASE {name}")
+
+
+@pytest.fixture(scope="session")
+def urls(new_database: Callable[[], AbstractContextManager[Urls]]) -> Iterator[Urls]:
+    """The migrated database of this run."""
+    with new_database() as made:
+        with psycopg.connect(made.owner, autocommit=True) as owner:
+            runner.up(owner)
+        yield made
+
+
+@pytest.fixture(scope="session")
+def environment(urls: Urls) -> dict[str, str]:
+    """What a process of the service needs to be told."""
+    return {
+        "DATABASE_URL": urls.service,
+        "MIGRATE_DATABASE_URL": urls.owner,
+        "CALLERS": DEVELOPMENT,
+        "ENVIRONMENT": "development",
+        "HOST": "127.0.0.1",
+        "PATH": os.environ["PATH"],
+    }
+
+
+@pytest.fixture(scope="session")
+def application(environment: dict[str, str]) -> Iterator[Application]:
+    """The application as gunicorn loads it."""
+    built = wsgi.build(config.load(environment))
+    yield built
+    built.parts.database.close()
+
+
+@pytest.fixture
+def client(application: Application) -> Client:
+    """The caller `development`, who has all scopes."""
+    return Client(application, TOKEN)
+
+
+@pytest.fixture(scope="session")
+def owner(urls: Urls) -> Iterator[psycopg.Connection[Any]]:
+    """A connection that may do more than the service: to look behind it, and to break things."""
+    with psycopg.connect(urls.owner, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture(autouse=True)
+def balanced_books(owner: psycopg.Connection[Any]) -> Iterator[None]:
+    """After every test the books must balance. Then they are emptied for the next one."""
+    yield
+    found = books.faults(owner)
+    empty(owner)
+    assert not found
+
+
+def empty(owner: psycopg.Connection[Any]) -> None:
+    """Begin the books anew."""
+    for table in TABLES:
+        owner.execute(f"DELETE FROM {table}")
+    owner.execute("UPDATE journal SET last_number = 0")
+
+
+@pytest.fixture
+def nothing_changes(owner: psycopg.Connection[Any]) -> Callable[[], AbstractContextManager[None]]:
+    """A block that must leave every table as it found it, to the last byte."""
+
+    def contents() -> list[Any]:
+        tables = [owner.execute(f"SELECT * FROM {table} ORDER BY 1").fetchall() for table in TABLES]
+        return [*tables, owner.execute("SELECT last_number, last_at FROM journal").fetchall()]
+
+    @contextmanager
+    def block() -> Iterator[None]:
+        before = contents()
+        yield
+        assert contents() == before
+
+    return block

@@ -1,0 +1,91 @@
+#!/bin/sh
+# Checks a running service from outside: smoke.sh URL, with a token of scopes read and write in LEDGER_TOKEN.
+# It opens two accounts of its own and moves one unit between them. Exit 1 at the first thing wrong, saying what.
+set -u
+
+url=${1:?usage: LEDGER_TOKEN=... smoke.sh URL}
+: "${LEDGER_TOKEN:?set LEDGER_TOKEN to a token with the scopes read and write}"
+run="smoke-$(date +%s)-$$"
+currency=EUR
+seconds=10 # for one request
+
+fail() {
+    echo "smoke: $1" >&2
+    exit 1
+}
+
+# call METHOD PATH [BODY]: sets $status and $body
+call() {
+    if [ $# -eq 3 ]; then set -- "$1" "$2" --data "$3"; fi
+    method=$1 path=$2
+    shift 2
+    answer=$(curl --silent --show-error --max-time "$seconds" --request "$method" \
+        --header "Authorization: Bearer $LEDGER_TOKEN" --header 'Content-Type: application/json' \
+        --write-out '\n%{http_code}' "$@" "$url$path") || fail "$method $path got no answer"
+    status=${answer##*
+}
+    body=${answer%
+*}
+}
+
+# expect STATUS TEXT...: the last answer has this status, and its body every text
+expect() {
+    [ "$status" = "$1" ] || fail "$method $path answered $status instead of $1: $body"
+    shift
+    for text in "$@"; do
+        case $body in
+        *"$text"*) ;;
+        *) fail "$method $path answered without $text: $body" ;;
+        esac
+    done
+}
+
+step() {
+    echo "ok: $1"
+}
+
+call GET /health
+expect 200
+step "it is alive"
+
+call GET /ready
+expect 200 '"ready": true'
+step "it is ready"
+
+call GET /metrics
+expect 200 http_server_request_duration_seconds ledger_transfers_total
+step "it shows metrics"
+
+call PUT "/v1/accounts/$run:a" "{\"currency\": \"$currency\", \"min_balance\": -1}"
+expect 201 '"balance": 0'
+call PUT "/v1/accounts/$run:b" "{\"currency\": \"$currency\"}"
+expect 201 '"balance": 0'
+step "accounts open"
+
+move="{\"from\": \"$run:a\", \"to\": \"$run:b\", \"amount\": 1, \"currency\": \"$currency\"}"
+call PUT "/v1/transfers/$run:1" "$move"
+expect 201 '"status": "posted"' '"from_balance": -1' '"to_balance": 1'
+first=$body
+step "money moves"
+
+call PUT "/v1/transfers/$run:1" "$move"
+expect 200
+[ "$body" = "$first" ] || fail "the repeated transfer answered otherwise: $body"
+call GET "/v1/accounts/$run:b"
+expect 200 '"balance": 1,'
+step "a repeat moves nothing"
+
+call GET "/v1/transfers/$run:1"
+expect 200
+[ "$body" = "$first" ] || fail "the transfer reads otherwise than it was answered: $body"
+call GET "/v1/accounts/$run:b/entries"
+expect 200 "\"transfer\": \"$run:1\"" '"amount": 1, "balance": 1'
+step "it reads back"
+
+call PUT "/v1/transfers/$run:2" "$move"
+expect 422 /problems/insufficient-funds
+call GET "/v1/accounts/$run:a"
+expect 200 '"balance": -1,'
+step "the floor holds"
+
+echo "smoke: all is well at $url"

@@ -1,0 +1,281 @@
+"""When the database or the network fails: nothing is lost, nothing is moved twice, and the caller is told the truth."""
+
+import dataclasses
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from service import config, database, wsgi
+from service.contract import LIMITS
+from service.ledger import journal, posting
+from service.ledger.errors import Refusal
+from tests.client import Client, item
+from tests.conftest import Urls
+from tests.proxy import Proxy, commit_answered, commit_asked
+
+Unchanged = Callable[[], AbstractContextManager[None]]
+
+
+@pytest.fixture
+def proxy(urls: Urls) -> Iterator[Proxy]:
+    """A wire of its own to the database."""
+    with tempfile.TemporaryDirectory(prefix="wire-", dir="/tmp") as folder:  # short: a socket path ends at 103 bytes
+        wire = Proxy(Path(folder), urls.service)
+        yield wire
+        wire.close()
+
+
+@pytest.fixture
+def wired(client: Client, proxy: Proxy, environment: dict[str, str]) -> Iterator[Client]:
+    """A caller of an application with one connection, through the wire. `a` may give, `b` may take."""
+    client.open("a", "b", min_balance=None)
+    built = wsgi.build(config.load(environment | {"DATABASE_URL": proxy.url, "POOL_SIZE": "1"}))
+    yield Client(built)
+    built.parts.database.close()
+
+
+def lose_the_answer(proxy: Proxy, times: int) -> None:
+    proxy.cut_to_client, proxy.cuts = commit_answered, times
+
+
+def terminate_the_waiting(connection: psycopg.Connection[Any]) -> bool:
+    """End the backends of this role that wait for a lock; whether there were any."""
+    return bool(
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        ).fetchall()
+    )
+
+
+class TestTheAnswerToCommitIsLost:
+    def test_the_same_is_done_again_and_moves_nothing_twice(self, wired: Client, proxy: Proxy) -> None:
+        """The service repeats the request on a fresh connection and finds it done."""
+        wired.get("/v1/transfers")
+        lose_the_answer(proxy, times=1)
+        reply = wired.move("t", "a", "b", 5)
+        assert (reply.status, reply.json["number"]) == (200, 1)
+        assert wired.balance("b") == 5
+
+    def test_without_the_repetition_the_caller_would_not_know(
+        self, wired: Client, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Broken on purpose, one attempt only: the outcome is unknown, and says so. The caller's repeat finds it."""
+        monkeypatch.setattr(database, "ATTEMPTS", 1)
+        wired.get("/v1/transfers")
+        lose_the_answer(proxy, times=1)
+        reply = wired.move("t", "a", "b", 5)
+        assert (reply.status, reply.json["outcome"], reply.headers["Retry-After"]) == (503, "unknown", "1")
+        assert wired.move("t", "a", "b", 5).status == 200
+        assert wired.balance("b") == 5
+
+    def test_lost_every_time_it_is_unknown(self, wired: Client, proxy: Proxy) -> None:
+        """Three lost answers end in 503 `unknown`; the money moved once."""
+        lose_the_answer(proxy, times=3)
+        reply = wired.move("t", "a", "b", 5)
+        assert reply.status == 200 or (reply.slug, reply.json["outcome"]) == ("database-unavailable", "unknown")
+        proxy.cuts = 0
+        assert wired.move("t", "a", "b", 5).status == 200
+        assert wired.balance("b") == 5
+
+    def test_an_account_is_opened_once(self, wired: Client, proxy: Proxy) -> None:
+        """Opening is as safe to repeat as posting."""
+        wired.get("/v1/transfers")
+        lose_the_answer(proxy, times=1)
+        assert wired.put("/v1/accounts/new", {"currency": "EUR"}).status == 200
+
+    def test_a_batch_is_done_once(self, wired: Client, proxy: Proxy) -> None:
+        """Also a batch that was applied unseen is replayed item by item."""
+        wired.get("/v1/transfers")
+        lose_the_answer(proxy, times=1)
+        reply = wired.batch(item("t1", "a", "b", 5), item("t2", "a", "b", 6), atomic=True)
+        assert [result["status"] for result in reply.json["results"]] == [200, 200]
+        assert wired.balance("b") == 11
+
+
+def test_a_commit_that_never_arrived_is_sent_again(wired: Client, proxy: Proxy) -> None:
+    """The first try was rolled back by the database, the second one posts."""
+    wired.get("/v1/transfers")
+    proxy.cut_to_server, proxy.cuts = commit_asked, 1
+    assert wired.move("t", "a", "b", 5).status == 201
+
+
+def test_a_dead_connection_in_the_pool_is_not_noticed_by_callers(wired: Client, proxy: Proxy) -> None:
+    """A restart of the database costs no request."""
+    wired.get("/v1/transfers")
+    proxy.cut_all()
+    assert wired.move("t", "a", "b", 5).status == 201
+
+
+def test_a_database_that_is_away_is_said_so_and_comes_back(
+    wired: Client, proxy: Proxy, nothing_changes: Unchanged
+) -> None:
+    """503 with `not_applied` while it is away; the same request works as soon as it is back."""
+    wired.get("/v1/transfers")
+    proxy.cut_to_server, proxy.cuts = (lambda data: True), 10**6
+    proxy.cut_all()
+    with nothing_changes():
+        reply = wired.move("t", "a", "b", 5)
+    assert (reply.slug, reply.json["outcome"]) == ("database-unavailable", "not_applied")
+    proxy.cuts = 0
+    assert wired.move("t", "a", "b", 5).status in (201, 503)
+    assert wired.move("t", "a", "b", 5).status in (200, 201)
+
+
+@pytest.mark.parametrize(("watch", "outcome"), [(lambda data: True, "not_applied"), (commit_asked, "unknown")])
+def test_a_silent_network_ends_at_the_deadline(
+    wired: Client, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, watch: Callable[[bytes], bool], outcome: str
+) -> None:
+    """No server setting bounds a dead network; the request's own deadline does, and says what may have happened."""
+    monkeypatch.setattr(database, "LIMITS", dataclasses.replace(LIMITS, request_deadline_seconds=1))
+    wired.get("/v1/transfers")
+
+    def freeze(data: bytes) -> bool:
+        if watch(data):
+            proxy.flowing.clear()
+            proxy.flowing.wait()
+        return False
+
+    proxy.cut_to_server, proxy.cuts = freeze, 1
+    reply = wired.move("t", "a", "b", 5)
+    assert (reply.status, reply.slug, reply.json["outcome"]) == (503, "deadline-exceeded", outcome)
+    proxy.cut_all()
+
+
+def test_a_terminated_backend_costs_no_request(client: Client, owner: psycopg.Connection[Any], urls: Urls) -> None:
+    """What waits for a lock while an administrator ends it is done again."""
+    client.open("a", "b", min_balance=None)
+    replies = []
+    with psycopg.connect(owner.info.dsn, password=owner.info.password) as blocker:
+        blocker.execute("SELECT FROM account WHERE id = 'a' FOR UPDATE")
+        thread = threading.Thread(target=lambda: replies.append(client.move("t", "a", "b", 5)))
+        thread.start()
+        with psycopg.connect(urls.service, autocommit=True) as same_role:
+            while thread.is_alive() and not terminate_the_waiting(same_role):
+                pass
+    thread.join()
+    assert replies[0].status == 201
+
+
+def test_a_lock_that_is_held_too_long_is_given_up(
+    client: Client, owner: psycopg.Connection[Any], nothing_changes: Unchanged
+) -> None:
+    """lock_timeout answers 503, and nothing was applied."""
+    client.open("a", "b", min_balance=None)
+    with nothing_changes(), psycopg.connect(owner.info.dsn, password=owner.info.password) as blocker:
+        blocker.execute("SELECT FROM account WHERE id = 'a' FOR UPDATE")
+        reply = client.move("t", "a", "b", 5)
+    assert (reply.slug, reply.json["outcome"]) == ("deadline-exceeded", "not_applied")
+
+
+def test_a_database_that_takes_no_writes_is_unavailable(
+    client: Client, owner: psycopg.Connection[Any], environment: dict[str, str]
+) -> None:
+    """At a demoted primary (SQLSTATE 25006) writes answer 503 and /ready says why."""
+    name = owner.info.dbname
+    client.open("a", "b", min_balance=None)
+    owner.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    built = wsgi.build(config.load(environment))
+    try:
+        reply = Client(built).move("t", "a", "b", 5)
+        ready = Client(built).get("/ready")
+    finally:
+        built.parts.database.close()
+        with psycopg.connect(owner.info.dsn, password=owner.info.password, autocommit=True) as connection:
+            connection.execute("SET default_transaction_read_only = off")
+            connection.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    assert (reply.slug, reply.json["outcome"]) == ("database-unavailable", "not_applied")
+    assert (ready.status, ready.json["checks"]["writable"]) == (503, False)
+
+
+class TestTheRulesAreBroken:
+    """Builds broken on purpose: the database still refuses what must not be."""
+
+    def test_the_floor_holds_without_the_rules(
+        self, client: Client, monkeypatch: pytest.MonkeyPatch, nothing_changes: Unchanged
+    ) -> None:
+        """With all rules gone, the CHECK keeps the account at its floor, and the caller gets the true reason."""
+        client.open("a", "b")
+        monkeypatch.setattr(posting, "_broken_rule", lambda *_: None)
+        with nothing_changes():
+            reply = client.move("t", "a", "b", 1)
+        assert (reply.status, reply.slug) == (422, "insufficient-funds")
+
+    def test_the_range_holds_without_the_rules(
+        self, client: Client, monkeypatch: pytest.MonkeyPatch, nothing_changes: Unchanged
+    ) -> None:
+        """Neither does a balance leave the exact numbers."""
+        client.open("a", "b", min_balance=None)
+        client.move("t1", "a", "b", 2**53 - 1)
+        monkeypatch.setattr(posting, "_broken_rule", lambda *_: None)
+        with nothing_changes():
+            assert client.move("t2", "a", "b", 1).slug == "balance-out-of-range"
+
+    def test_an_id_is_used_once_without_the_look(
+        self, client: Client, monkeypatch: pytest.MonkeyPatch, nothing_changes: Unchanged
+    ) -> None:
+        """A build that does not see what an id stands for cannot post it again: the key refuses it."""
+        client.open("a", "b", min_balance=None)
+        client.move("t", "a", "b", 5)
+        read = journal._read
+        monkeypatch.setattr(journal, "_read", lambda connection, ids: read(connection, []))
+        with nothing_changes():
+            reply = client.move("t", "a", "b", 5)
+        assert (reply.slug, reply.json["outcome"]) == ("database-unavailable", "not_applied")
+
+
+def test_another_tag_than_commit_is_no_success(application: Any) -> None:
+    """A transaction that ended in ROLLBACK without an error is an error."""
+
+    def work(connection: database.Connection) -> None:
+        connection.execute_and_commit("BEGIN; SELECT 1; ROLLBACK", {})
+
+    with pytest.raises(Refusal) as caught:
+        application.parts.database.run(work)
+    assert (caught.value.slug, caught.value.members) == ("database-unavailable", {"outcome": "not_applied"})
+
+
+class TestTooMuchInFlight:
+    def test_a_full_pool_sheds(
+        self, client: Client, environment: dict[str, str], owner: psycopg.Connection[Any]
+    ) -> None:
+        """Whoever gets no connection within a second is told to come back."""
+        client.open("a", "b", min_balance=None)
+        built = wsgi.build(config.load(environment | {"POOL_SIZE": "1"}))
+        small = Client(built)
+        small.get("/v1/transfers")
+        with psycopg.connect(owner.info.dsn, password=owner.info.password) as blocker:
+            blocker.execute("SELECT FROM account WHERE id = 'a' FOR UPDATE")
+            started, release = threading.Event(), threading.Event()
+
+            def hold(connection: database.Connection) -> None:
+                started.set()
+                release.wait()
+
+            holder = threading.Thread(target=lambda: built.parts.database.run(hold))
+            holder.start()
+            started.wait()
+            reply = small.get("/v1/transfers")
+            release.set()
+            holder.join()
+        built.parts.database.close()
+        assert (reply.status, reply.slug, reply.json["outcome"]) == (503, "overloaded", "not_applied")
+
+    def test_the_door_sheds_and_still_answers_probes(self, client: Client) -> None:
+        """With every place taken, callers get 503 at once; health, readiness and metrics go on."""
+        places = client.application._places
+        taken = [places.acquire(blocking=False) for _ in range(112)]
+        try:
+            assert all(taken)
+            assert client.get("/v1/transfers").slug == "overloaded"
+            assert [client.get(path).status for path in ("/health", "/ready", "/metrics")] == [200, 200, 200]
+        finally:
+            for _ in taken:
+                places.release()
+        assert client.get("/v1/transfers").status == 200

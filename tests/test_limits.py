@@ -1,0 +1,90 @@
+"""Every limit of limits.json: at the limit it works, one past it it is refused."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from service.contract import LIMITS, Limits
+from tests.client import Client, item
+
+HELD_ELSEWHERE = {"request_deadline_seconds", "retry_after_seconds", "reflected_characters"}
+
+
+def account(client: Client, **body: Any) -> int:
+    return client.put("/v1/accounts/a", {"currency": "EUR", **body}).status
+
+
+def padded(client: Client, path: str, size: int) -> int:
+    """A good body, made longer by white space."""
+    body = b'{"atomic": false, "transfers": [{"id": "t", "from": "x", "to": "y", "amount": 1, "currency": "EUR"}]}'
+    if path != "/v1/transfers":
+        return client.put(path, raw=b'{"currency": "EUR"}'.ljust(size)).status
+    return client.post(path, raw=body.ljust(size)).status
+
+
+def batch(client: Client, size: int) -> int:
+    return client.batch(*(item(f"t{n}", "x", "y", 1) for n in range(size))).status
+
+
+def nested(client: Client, depth: int) -> int:
+    """400 either way; what matters is whether the depth is the reason."""
+    reply = client.put("/v1/accounts/a", raw=b'{"currency":' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}")
+    return 200 if reply.slug == "invalid-request" else 400
+
+
+def digits(client: Client, count: int) -> int:
+    """400 either way; what matters is whether the number's length is the reason."""
+    reply = client.put("/v1/accounts/a", raw=b'{"currency": "EUR", "min_balance": %b}' % (b"1" * count))
+    return 200 if reply.slug == "invalid-request" else 400
+
+
+def faults(client: Client, count: int) -> int:
+    errors = client.put("/v1/accounts/a", {"currency": "EUR", **{f"m{n}": 1 for n in range(count)}}).json["errors"]
+    return 200 if len(errors) == count else 400
+
+
+CASES: list[tuple[str, Callable[[Client, int], int]]] = [
+    ("id_characters", lambda client, size: client.put(f"/v1/accounts/{'x' * size}", {"currency": "EUR"}).status),
+    ("amount_max", lambda client, size: account(client, min_balance=-size)),
+    ("metadata_members", lambda client, size: account(client, metadata={f"k{n}": "v" for n in range(size)})),
+    ("metadata_name_characters", lambda client, size: account(client, metadata={"é" * size: "v"})),
+    ("metadata_value_characters", lambda client, size: account(client, metadata={"k": "é" * size})),
+    ("batch_transfers", batch),
+    ("body_bytes", lambda client, size: padded(client, "/v1/accounts/a", size)),
+    ("batch_body_bytes", lambda client, size: padded(client, "/v1/transfers", size)),
+    ("json_depth", nested),
+    ("number_digits", digits),
+    ("page_max", lambda client, size: client.get(f"/v1/transfers?limit={size}").status),
+    ("errors_listed", faults),
+]
+
+
+@pytest.mark.parametrize(("name", "send"), CASES, ids=[name for name, _ in CASES])
+def test_the_limit_holds_at_its_number(client: Client, name: str, send: Callable[[Client, int], int]) -> None:
+    """The limit itself passes, one more does not."""
+    limit = getattr(LIMITS, name)
+    assert send(client, limit) in (200, 201)
+    assert send(client, limit + 1) in (400, 413)
+
+
+def test_the_amount_has_the_same_limit(client: Client) -> None:
+    """A transfer may move as much as a balance may be."""
+    client.open("rich", "poor", min_balance=None)
+    assert client.move("t1", "rich", "poor", LIMITS.amount_max).status == 201
+    assert client.move("t2", "rich", "poor", LIMITS.amount_max + 1).status == 400
+
+
+def test_a_page_has_its_default_size(client: Client) -> None:
+    """Without `limit` a page has page_default rows."""
+    client.open("rich", "poor", min_balance=None)
+    client.batch(*(item(f"t{n}", "rich", "poor", 1) for n in range(LIMITS.page_default + 1)))
+    page = client.get("/v1/transfers").json
+    assert (len(page["transfers"]), page["next"]) == (LIMITS.page_default, str(LIMITS.page_default))
+
+
+def test_every_limit_is_tested() -> None:
+    """A new limit needs a case here or a test of its own."""
+    tested = {name for name, _ in CASES} | {"page_default"} | HELD_ELSEWHERE
+    assert tested == {field.name for field in fields(Limits)}

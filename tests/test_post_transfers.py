@@ -1,0 +1,128 @@
+"""POST /v1/transfers"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+
+from tests.client import Client, item
+
+Unchanged = Callable[[], AbstractContextManager[None]]
+
+
+@pytest.fixture(autouse=True)
+def accounts(client: Client) -> None:
+    """`a` has 100, `b` has nothing."""
+    client.open("world", min_balance=None)
+    client.open("a", "b")
+    client.move("fund", "world", "a", 100)
+
+
+def test_each_item_has_its_result_in_order(client: Client) -> None:
+    """Posted, declined, unknown and conflicting items stand side by side."""
+    reply = client.batch(
+        item("t1", "a", "b", 60),
+        item("t2", "a", "b", 60),
+        item("t3", "a", "nobody", 1),
+        item("fund", "a", "b", 1),
+        item("t4", "b", "a", 10),
+    )
+    results = reply.json["results"]
+    assert reply.status == 200
+    assert [result["status"] for result in results] == [201, 422, 422, 409, 201]
+    assert results[1]["problem"]["type"] == "/problems/insufficient-funds"
+    assert results[2]["problem"]["type"] == "/problems/account-not-found"
+    assert (results[0]["transfer"]["number"], results[4]["transfer"]["number"]) == (2, 3)
+    assert (client.balance("a"), client.balance("b")) == (50, 50)
+
+
+def test_an_item_sees_what_the_ones_before_it_did(client: Client) -> None:
+    """Money that comes in with one item can go out with the next."""
+    reply = client.batch(item("t1", "a", "b", 100), item("t2", "b", "a", 100), item("t3", "a", "b", 100), atomic=True)
+    assert [result["transfer"]["to_balance"] for result in reply.json["results"]] == [100, 100, 100]
+
+
+def test_an_id_that_stands_twice_is_replayed(client: Client) -> None:
+    """The second of two equal items moves nothing and shows the first one's transfer."""
+    first, second = client.batch(item("t", "a", "b", 10), item("t", "a", "b", 10)).json["results"]
+    assert (first["status"], second["status"]) == (201, 200)
+    assert first["transfer"] == second["transfer"]
+
+
+def test_an_id_that_stands_twice_with_other_content_conflicts(client: Client) -> None:
+    """The second of two unequal items is told what differs."""
+    _, second = client.batch(item("t", "a", "b", 10), item("t", "a", "b", 11)).json["results"]
+    assert (second["status"], second["problem"]["differs"]) == (409, ["amount"])
+
+
+def test_an_atomic_batch_posts_everything(client: Client) -> None:
+    """All items of a good atomic batch are posted, with numbers in their order."""
+    reply = client.batch(*(item(f"t{n}", "a", "b", n) for n in range(1, 11)), atomic=True)
+    assert [result["transfer"]["number"] for result in reply.json["results"]] == list(range(2, 12))
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason", "members"),
+    [
+        (item("bad", "a", "b", 1000), "insufficient-funds", {"account": "a", "available": 90}),
+        (item("bad", "a", "nobody", 1), "account-not-found", {"account": "nobody"}),
+        (item("fund", "a", "b", 1), "id-conflict", {"differs": ["from", "to", "amount"]}),
+    ],
+)
+def test_a_refused_atomic_batch_leaves_nothing(
+    client: Client, nothing_changes: Unchanged, bad: dict[str, Any], reason: str, members: dict[str, Any]
+) -> None:
+    """The first item that is refused refuses all, is named, and even a decline is not remembered."""
+    with nothing_changes():
+        reply = client.batch(item("good", "a", "b", 10), bad, item("worse", "b", "nobody", 1), atomic=True)
+    assert (reply.status, reply.slug) == (422, "batch-refused")
+    assert (reply.json["index"], reply.json["reason"]) == (1, reason)
+    assert {name: reply.json[name] for name in members} == members
+
+
+def test_an_atomic_batch_can_be_repeated(client: Client, nothing_changes: Unchanged) -> None:
+    """The same atomic batch again gives the same transfers and moves nothing."""
+    items = [item("t1", "a", "b", 10), item("t2", "b", "a", 5)]
+    first = client.batch(*items, atomic=True).json["results"]
+    with nothing_changes():
+        again = client.batch(*items, atomic=True).json["results"]
+    assert [result["transfer"] for result in again] == [result["transfer"] for result in first]
+    assert [result["status"] for result in again] == [200, 200]
+
+
+def test_an_atomic_batch_with_a_declined_replay_is_refused(client: Client, nothing_changes: Unchanged) -> None:
+    """An id that was declined before cannot be part of an atomic success."""
+    client.move("big", "a", "b", 1000)
+    with nothing_changes():
+        reply = client.batch(item("good", "a", "b", 1), item("big", "a", "b", 1000), atomic=True)
+    assert (reply.json["index"], reply.json["reason"]) == (1, "insufficient-funds")
+
+
+def test_faults_name_their_item(client: Client, nothing_changes: Unchanged) -> None:
+    """One bad member refuses the whole request before anything is posted, whether atomic or not."""
+    with nothing_changes():
+        reply = client.batch(item("t1", "a", "b", 1), item("t2", "a", "b", 0), {"id": "t3"})
+    pointers = [error["pointer"] for error in reply.json["errors"]]
+    assert pointers == [f"/transfers/{p}" for p in ("1/amount", "2/from", "2/to", "2/amount", "2/currency")]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        [],
+        {},
+        {"atomic": True},
+        {"transfers": [item("t", "a", "b", 1)]},
+        {"atomic": "yes", "transfers": [item("t", "a", "b", 1)]},
+        {"atomic": 1, "transfers": [item("t", "a", "b", 1)]},
+        {"atomic": False, "transfers": []},
+        {"atomic": False, "transfers": {}},
+        {"atomic": False, "transfers": [7]},
+        {"atomic": False, "transfers": [item("t", "a", "b", 1)], "mode": "fast"},
+    ],
+)
+def test_refuses_what_is_no_batch(client: Client, nothing_changes: Unchanged, body: Any) -> None:
+    """A batch says whether it is atomic and has at least one transfer."""
+    with nothing_changes():
+        assert client.post("/v1/transfers", body).slug == "invalid-request"

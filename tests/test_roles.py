@@ -1,0 +1,88 @@
+"""What the service may do in the database, and what not even a mistake of ours can make it do."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.sql import SQL
+
+from service import database
+from service.database import Connection
+from service.ledger import errors
+from tests.client import Client
+from tests.conftest import Urls
+
+
+@pytest.fixture
+def service(urls: Urls, client: Client) -> Iterator[psycopg.Connection[Any]]:
+    """A connection as the service uses it, and one transfer in the books."""
+    client.open("a", "b", min_balance=None)
+    client.move("t", "a", "b", 1)
+    with database.connect(urls.service) as connection:
+        database.configure(connection)
+        yield connection
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE transfer SET amount = 2",
+        "DELETE FROM transfer",
+        "TRUNCATE transfer",
+        "DELETE FROM account",
+        "UPDATE account SET id = 'c' WHERE id = 'a'",
+        "UPDATE account SET currency = 'USD'",
+        "UPDATE account SET created_by = 'x'",
+        "INSERT INTO journal DEFAULT VALUES",
+        "DELETE FROM journal",
+        "UPDATE account_change SET changed_by = 'x'",
+        "DELETE FROM account_change",
+        "CREATE TABLE mine (id integer)",
+        "CREATE FUNCTION mine() RETURNS integer LANGUAGE sql AS 'SELECT 1'",
+        "ALTER TABLE transfer ADD COLUMN mine text",
+        "DROP TABLE transfer",
+        "ALTER TABLE account DISABLE TRIGGER ALL",
+        "UPDATE schema_migration SET checksum = ''",
+        "INSERT INTO schema_migration (version, name, checksum) VALUES (9, '', '')",
+        "DELETE FROM schema_migration",
+        "SET session_replication_role = replica",
+    ],
+)
+def test_the_role_may_not(service: psycopg.Connection[Any], statement: str) -> None:
+    """The books are append-only and the schema is not the service's, whoever writes the code."""
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        service.execute(SQL(statement))
+
+
+def test_the_application_works_as_this_role(client: Client) -> None:
+    """Every connection of the pool has dropped to ledger_service, whatever it logged in as."""
+
+    def who(connection: Connection) -> Any:
+        return connection.execute("SELECT current_user, current_setting('is_superuser')").fetchone()
+
+    assert client.application.parts.database.run(who) == ("ledger_service", "off")
+
+
+def test_every_constraint_that_is_translated_exists(owner: psycopg.Connection[Any]) -> None:
+    """The names in the table of constraints are names of the schema."""
+    names = {name for (name,) in owner.execute("SELECT conname FROM pg_constraint")}
+    assert errors.CONSTRAINTS.keys() | errors.RACES <= names
+
+
+def test_every_check_has_a_name_of_its_own(owner: psycopg.Connection[Any]) -> None:
+    """A constraint is named after its table and what it holds, never by the database."""
+    rows = owner.execute(
+        "SELECT conrelid::regclass::text, conname FROM pg_constraint"
+        " WHERE connamespace = 'public'::regnamespace AND contype = 'c'"
+    )
+    assert all(name.startswith(f"{table}_") and not name.endswith("_check") for table, name in rows)
+
+
+def test_balances_are_updated_in_place(client: Client, owner: psycopg.Connection[Any]) -> None:
+    """No index covers a column that a posting changes, so updates of accounts can stay HOT."""
+    rows = owner.execute(
+        "SELECT attname FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY(indkey)"
+        " WHERE indrelid IN ('account'::regclass, 'journal'::regclass)"
+    )
+    assert {name for (name,) in rows} == {"id", "only_row"}
