@@ -6,7 +6,7 @@ LEDGER_TOKEN ?= development-only-token
 BANK = bench/data/bank-1993.csv.gz
 python = .venv/bin/python
 
-.PHONY: help run test check lint types migrate smoke bank clean
+.PHONY: help run test check lint types migrate smoke bank figures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,10 @@ smoke: ## check a running service from outside: make smoke URL=… LEDGER_TOKEN=
 
 bank: .venv/ready ## post a real bank's year to a running service and compare every balance
 	@LEDGER_TOKEN='$(LEDGER_TOKEN)' $(python) -m bench.bank '$(URL)' $(BANK)
+
+figures: .venv/ready ## measure posting on this machine, for docs/figures.md
+	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
+	    env -u DATABASE_URL $(python) -m tests.postgres --data "$$dir/data" -- $(python) -m bench.posting
 
 clean: ## remove the virtual environment, caches and the data of `make run`
 	@if [ -L .data/postgres ]; then rm -rf "$$(readlink .data/postgres)"; fi

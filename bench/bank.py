@@ -68,6 +68,7 @@ class Ledger:
 
 
 def main() -> int:
+    """Run, print the report, exit 1 if any balance differs."""
     if len(sys.argv) != 3:
         sys.exit("usage: LEDGER_TOKEN=… python -m bench.bank URL FILE")
     with contextlib.closing(Ledger(sys.argv[1], os.environ.get("LEDGER_TOKEN", ""))) as ledger:

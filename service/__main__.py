@@ -1,6 +1,7 @@
 """`python -m service [--check]`: check everything that can be wrong, then serve.
 
-Exit codes: 0 stopped as told · 69 the database · 70 the schema · 71 the address · 78 the configuration.
+Exit codes: 0 stopped as told · 69 the database · 70 the schema · 71 the address · 78 the configuration · 143 told to
+stop while still checking.
 All checks come before gunicorn starts, which would boot a failing worker again and again.
 """
 
@@ -33,6 +34,7 @@ class StartupError(Exception):
 
 
 def main() -> int:
+    """The exit code. Does not return once gunicorn serves."""
     # First of all: as PID 1 a process without a handler of its own ignores SIGTERM.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     logs.configure()
@@ -69,8 +71,9 @@ def _check_database(settings: Config) -> None:
     while True:
         try:
             with database.connect(settings.database_url) as connection:
+                if history.exists(connection):  # else neither is the role, and the schema is what to speak of
+                    database.configure(connection)
                 _check_schema(connection)
-                database.configure(connection)
             return
         except psycopg.Error as error:
             if time.monotonic() >= until:
@@ -99,7 +102,7 @@ def _database_error(settings: Config, error: psycopg.Error) -> StartupError:
     message = f"the database is not usable at {place} (SQLSTATE {error.sqlstate or 'none'}): {error}"
     fix = "check DATABASE_URL: is PostgreSQL running there, and may this user with this password open this database?"
     if error.sqlstate == INSUFFICIENT_PRIVILEGE:
-        fix = f"as the database's owner: GRANT ledger_service TO {place.get('user', 'the user of DATABASE_URL')}"
+        fix = f"as a superuser: GRANT ledger_service TO {place.get('user', 'the user of DATABASE_URL')}"
     return StartupError(EXIT_DATABASE, " ".join(message.split()), fix)
 
 

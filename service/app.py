@@ -1,27 +1,33 @@
 """The front door: the route table, and the one function that every request goes through.
 
-Checks come in the order of docs/contract.md, and the first failure answers: host, path, method, credentials, scope,
-query, body envelope, JSON. Members and rules belong to the endpoint, framing to the server.
+Checks come in the order of docs/contract.md, and the first failure answers: host, path, method, a place in flight,
+credentials, scope, query, body envelope, JSON. Members and rules belong to the endpoint, framing to the server.
 """
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, unquote_to_bytes
+from typing import TYPE_CHECKING
 
 from service import callers, logs, metrics
 from service.config import Caller
 from service.contract import LIMITS
 from service.endpoints import Parts, accounts, contract, operations, transfers
-from service.endpoints.fields import invalid_query
 from service.ledger.errors import Refusal
-from service.wire import Request, Response, parse_json, problem_response, request_id, trace_context
+from service.wire import (
+    Request,
+    Response,
+    match_path,
+    problem_response,
+    read_body,
+    read_query,
+    request_id,
+    trace_context,
+)
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -59,10 +65,9 @@ ROUTES = (
 )
 
 PATH_CHARACTERS = 256  # a log line shows no more of a path
+_COMMON_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 UNMATCHED = "unmatched"  # the route of log lines and metrics when no route was found
 _QUIET = frozenset({"/health", "/ready", "/metrics"})  # asked every few seconds: their log lines are at debug
-_JSON = re.compile(r"application/json(?: *; *charset=\"?utf-8\"?)?", re.IGNORECASE)
-_PERCENT_ENCODED = re.compile(r"(?:[^%]|%[0-9A-Fa-f]{2})*")
 
 
 @dataclass
@@ -103,7 +108,10 @@ class Application:
             response = self._answer(environ, visit)
         _record(visit, response, time.perf_counter() - started_at)
         logs.context.set(None)
-        start_response(f"{response.status} {HTTPStatus(response.status).phrase}", _headers(response, visit))
+        headers = {**response.headers, **_COMMON_HEADERS, "X-Request-Id": visit.id}
+        if response.status != HTTPStatus.NO_CONTENT:
+            headers["Content-Length"] = str(len(response.body))
+        start_response(f"{response.status} {HTTPStatus(response.status).phrase}", list(headers.items()))
         return [b"" if visit.method == "HEAD" else response.body]
 
     def _answer(self, environ: "WSGIEnvironment", visit: Visit) -> Response:
@@ -121,7 +129,7 @@ class Application:
     def _handle(self, environ: "WSGIEnvironment", visit: Visit) -> Response:
         if environ["SERVER_PROTOCOL"] == "HTTP/1.1" and "HTTP_HOST" not in environ:
             raise Refusal("bad-request", "HTTP/1.1 needs the header Host.")
-        template, parameters = _match(visit.path)
+        template, parameters = match_path(visit.path, _PATHS)
         visit.route = template
         routes = _PATHS[template]
         route = routes.get("GET" if visit.method == "HEAD" else visit.method)
@@ -132,8 +140,8 @@ class Application:
                 caller = callers.authenticate(environ.get("HTTP_AUTHORIZATION"), self._callers)
                 visit.caller = caller.name
                 callers.authorize(caller, route.scope)
-            query = _read_query(environ["QUERY_STRING"], route.query)
-            body = _read_body(environ, route.body_bytes) if route.body_bytes else None
+            query = read_query(environ["QUERY_STRING"], route.query)
+            body = read_body(environ, route.body_bytes) if route.body_bytes else None
             return route.endpoint(Request(visit.id, visit.caller, parameters, query, body), self.parts)
 
     @contextmanager
@@ -151,34 +159,6 @@ class Application:
             raise Refusal("overloaded", f"{MAX_IN_FLIGHT} requests are in flight.", outcome="not_applied")
 
 
-def _match(path: str) -> tuple[str, dict[str, str]]:
-    """The template and parameters of a path as it was sent, or Refusal `route-not-found`.
-
-    Segments are split before they are decoded, so that an encoded slash can never make another path.
-    """
-    if not path.startswith("/") and "://" in path:  # absolute form (RFC 9112, section 3.2.2)
-        path = "/" + path.partition("://")[2].partition("/")[2]
-    segments = [_decoded(segment) for segment in path.split("/")]
-    for template in _PATHS:
-        names = template.split("/")
-        if len(names) == len(segments) and all(
-            name == segment or (name.startswith("{") and segment) for name, segment in zip(names, segments, strict=True)
-        ):
-            return template, {name[1:-1]: s for name, s in zip(names, segments, strict=True) if name.startswith("{")}
-    raise Refusal("route-not-found", "No operation has this path.")
-
-
-def _decoded(segment: str) -> str:
-    """The segment in clear; empty, and so matching no parameter, if it cannot stand for one name."""
-    if not _PERCENT_ENCODED.fullmatch(segment):
-        return ""
-    try:
-        text = unquote_to_bytes(segment.encode("latin-1")).decode("utf-8")
-    except UnicodeError:
-        return ""
-    return "" if text in (".", "..") or "/" in text or "\0" in text else text
-
-
 def _other_method(visit: Visit, routes: dict[str, Route]) -> Response:
     allowed = {"OPTIONS", *routes} | ({"HEAD"} if "GET" in routes else set())
     if visit.method == "OPTIONS":
@@ -189,52 +169,6 @@ def _other_method(visit: Visit, routes: dict[str, Route]) -> Response:
         response = problem_response(refusal, visit.id)
     response.headers["Allow"] = ", ".join(sorted(allowed))
     return response
-
-
-def _read_query(text: str, known: tuple[str, ...]) -> dict[str, str]:
-    try:
-        pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True, errors="strict") if text else []
-    except ValueError:
-        raise Refusal("invalid-query", "The query is not name=value pairs in percent-encoded UTF-8.") from None
-    query: dict[str, str] = {}
-    for name, value in pairs:
-        if name not in known:
-            raise invalid_query(name, "is not known here")
-        if name in query:
-            raise invalid_query(name, "stands more than once")
-        query[name] = value
-    return query
-
-
-def _read_body(environ: "WSGIEnvironment", limit_bytes: int) -> Any:
-    length = environ.get("CONTENT_LENGTH", "")
-    if not length or "HTTP_TRANSFER_ENCODING" in environ:
-        raise Refusal("length-required", "Send the body with Content-Length.")
-    if not re.fullmatch(r"[0-9]+", length, re.ASCII):
-        raise Refusal("bad-request", "Content-Length is not a number.")
-    if len(length) > 15 or int(length) > limit_bytes:
-        raise Refusal("body-too-large", f"The body may have {limit_bytes} bytes.")
-    if not _JSON.fullmatch(environ.get("CONTENT_TYPE", "")) or "HTTP_CONTENT_ENCODING" in environ:
-        raise Refusal("unsupported-media-type", "Send Content-Type: application/json, and no Content-Encoding.")
-    try:
-        body = environ["wsgi.input"].read(int(length))
-    except OSError:
-        body = b""
-    if len(body) < int(length):
-        raise Refusal("bad-request", "The body is shorter than its Content-Length.")
-    return parse_json(body)
-
-
-def _headers(response: Response, visit: Visit) -> list[tuple[str, str]]:
-    headers = {
-        **response.headers,
-        "X-Request-Id": visit.id,
-        "Cache-Control": "no-store",
-        "X-Content-Type-Options": "nosniff",
-    }
-    if response.status != 204:
-        headers["Content-Length"] = str(len(response.body))
-    return list(headers.items())
 
 
 def _record(visit: Visit, response: Response, seconds: float) -> None:

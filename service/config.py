@@ -115,13 +115,12 @@ class _Settings:
 
     def database_url(self, name: str) -> str:
         value = self.required(name, "postgresql://ledger_service:PASSWORD@HOST:5432/ledger")
-        try:
-            conninfo_to_dict(value)
-        except psycopg.ProgrammingError:  # whose message may repeat the password
+        if not is_database_url(value):
             self.faults.append(f"{name} is not a connection URL: write postgresql://USER:PASSWORD@HOST:5432/DATABASE")
         return value
 
     def callers(self, name: str) -> tuple[Caller, ...]:
+        """The callers of a JSON list; those that are faulty stand in it as far as they can be read."""
         text = self.required(
             name, '[{"name": "checkout", "scopes": ["read", "write"], "token_sha256": ["…64 hex digits…"]}]'
         )
@@ -162,6 +161,15 @@ class _Settings:
     def _refuse_twice(self, name: str, what: str, values: list[str]) -> None:
         if len(set(values)) < len(values):
             self.faults.append(f"{name} names {what} twice")
+
+
+def is_database_url(value: str) -> bool:
+    """Whether libpq can read it; its own words about one that it cannot read may repeat the password."""
+    try:
+        conninfo_to_dict(value)
+    except psycopg.ProgrammingError:
+        return False
+    return True
 
 
 def _without_password(url: str) -> str:

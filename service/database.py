@@ -42,13 +42,17 @@ CONNECT: dict[str, Any] = {
 }
 # The role drops every right but the service's own, whatever the login may do. client_connection_check_interval ends the
 # statement of a client that died: without it, a dead client's update waited for its row lock and was then applied.
+# enable_seqscan: every statement reads through an index; a plan made while tables were empty read them whole for ever
+# after, and posted 3,420 transfers a second in batches of 100 instead of 8,480 (docs/figures.md).
 SESSION = """
     SET ROLE ledger_service;
     SET TIME ZONE 'UTC';
+    SET default_transaction_isolation = 'read committed';
     SET statement_timeout = '3s';
     SET lock_timeout = '1s';
     SET idle_in_transaction_session_timeout = '10s';
-    SET client_connection_check_interval = '500ms'
+    SET client_connection_check_interval = '500ms';
+    SET enable_seqscan = off
 """
 
 PASSING = {"40001", "40P01", "57P01", "57P02", "57P03", "25006"}  # with class 08, and lost connections, which have none
@@ -76,8 +80,8 @@ class Connection(psycopg.Connection[TupleRow]):
     def execute_and_commit(self, statements: LiteralString, parameters: Mapping[str, Any]) -> TupleRow | None:
         """Send statements that end with COMMIT as one message, and return the row that they return, if any.
 
-        One message, because nothing that they lock is then held while this process is busy elsewhere: one by one, even
-        in pipeline mode, they leave in packets of their own. bench/one_message.py measures the difference.
+        The server begins when it has all of it, so that what they lock is never held by a process that is stopped, or
+        by a network that is stuck, before COMMIT arrived. In pipeline mode each statement is a message of its own.
         """
         cursor = psycopg.ClientCursor(self)  # binds parameters here; the server binds them to single statements only
         self.commit_sent = True
@@ -152,6 +156,11 @@ class Database:
             if connection and connection.commit_sent and _is_lost(fault):
                 metrics.COMMIT_UNKNOWN.inc()
                 outcome = "unknown"
+            logs.log.warning(
+                "the work failed: %s",
+                type(fault).__name__,
+                extra={"event": "database.fault", "attempt": attempt, "sqlstate": fault.sqlstate, "outcome": outcome},
+            )
             pause = random.uniform(0, FIRST_PAUSE_SECONDS * 2**attempt)
             if attempt == ATTEMPTS or not self._may_pass(fault) or time.monotonic() + pause > deadline:
                 break

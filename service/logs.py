@@ -43,6 +43,7 @@ class Formatter(JsonFormatter):
     """The fields of docs/operations.md, in their order; `extra` of the call becomes fields of the line."""
 
     def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
+        """Put our fields first, then those of the request in hand, then those of the call."""
         extra: dict[str, Any] = {}
         super().add_fields(extra, record, message_dict)
         stack = extra.pop("exc_info", None)

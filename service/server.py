@@ -2,9 +2,12 @@
 
 import socket
 import struct
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import gunicorn.glogging
+import gunicorn.util
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
@@ -14,6 +17,7 @@ from service.app import Application
 from service.config import Config
 
 THREADS = 128  # they mostly wait, and waiting threads are cheap; the front door admits fewer than that
+CLOSING_THREADS = 8
 RECEIVE_TIMEOUT_SECONDS = 5  # a request whose bytes stop coming is cut; else 128 of them stop every thread for ever
 
 
@@ -53,7 +57,7 @@ def settings(config: Config) -> dict[str, Any]:
         "forwarded_allow_ips": "",  # nobody may tell us another scheme or client
         "logger_class": Logger,
         "when_ready": _limit_receiving,
-        "post_worker_init": _announce,
+        "post_worker_init": _begin,
         "worker_exit": _close,
     }
 
@@ -69,6 +73,10 @@ class Logger(gunicorn.glogging.Logger):
     def access(self, *args: Any, **kwargs: Any) -> None:
         return
 
+    def warning(self, msg: str, *args: Any, **kwargs: Any) -> None:
+        """Of a request that it cannot read, gunicorn would print the line, which may be a token."""
+        super().warning(msg.partition(": ")[0] if msg.startswith("Invalid request") else msg, *args, **kwargs)
+
 
 def _limit_receiving(arbiter: Arbiter) -> None:
     """Accepted sockets inherit this from the listening one on Linux; gunicorn has no setting for it."""
@@ -76,7 +84,10 @@ def _limit_receiving(arbiter: Arbiter) -> None:
         listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", RECEIVE_TIMEOUT_SECONDS, 0))
 
 
-def _announce(worker: Worker) -> None:
+def _begin(worker: Worker) -> None:
+    """Closing waits up to two seconds for a client that does not close: not in the thread that accepts connections."""
+    linger, closers = gunicorn.util.close_graceful, ThreadPoolExecutor(CLOSING_THREADS)
+    gunicorn.util.close_graceful = partial(closers.submit, linger)
     config: Config = worker.app._config
     logs.log.info("ready to serve", extra={"event": "startup.ready", "settings": config.redacted()})
 

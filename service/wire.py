@@ -1,4 +1,4 @@
-"""What crosses the wire: requests, answers, problems and strict JSON. Knows no route, no rule and no SQL.
+"""What crosses the wire: paths, queries, bodies, strict JSON, answers and problems. Knows no route and no rule.
 
 The standard library reads JSON too kindly for money: it takes NaN and a member named twice, turns 1e2 into a float and
 fails on deep nesting. `parse_json` does not.
@@ -7,19 +7,26 @@ fails on deep nesting. `parse_json` does not.
 import json
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 from service.contract import LIMITS, PROBLEMS
 from service.ledger.errors import Refusal
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TRACEPARENT = re.compile(
     r"(?P<version>[0-9a-f]{2})-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?"
 )
+_JSON_TYPE = re.compile(r"application/json(?: *; *charset=\"?utf-8\"?)?", re.IGNORECASE)
+_PERCENT_ENCODED = re.compile(r"(?:[^%]|%[0-9A-Fa-f]{2})*")
+UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters and lone surrogates
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)  # the last one may lack its end: the parser then says where
 _FLOAT = re.compile(
     r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,2})?"
@@ -90,6 +97,79 @@ def trace_context(traceparent: str | None) -> tuple[str, str]:
 def timestamp(moment: datetime) -> str:
     """RFC 3339 in UTC with microseconds and Z."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+
+
+def match_path(path: str, templates: Iterable[str]) -> tuple[str, dict[str, str]]:
+    """The template that a path fits as it was sent, and its parameters; or Refusal `route-not-found`.
+
+    Segments are split before they are decoded, so that an encoded slash can never make another path.
+    """
+    if not path.startswith("/") and "://" in path:  # absolute form (RFC 9112, section 3.2.2)
+        path = "/" + path.partition("://")[2].partition("/")[2]
+    segments = [_decoded(segment) for segment in path.split("/")]
+    for template in templates:
+        names = template.split("/")
+        pairs = list(zip(names, segments, strict=False))
+        if len(names) == len(segments) and all(name == text or (name[:1] == "{" and text) for name, text in pairs):
+            return template, {name[1:-1]: text for name, text in pairs if name[:1] == "{"}
+    raise Refusal("route-not-found", "No operation has this path.")
+
+
+def _decoded(segment: str) -> str:
+    """The segment in clear; empty, and so matching no parameter, if it cannot stand for one name."""
+    if not _PERCENT_ENCODED.fullmatch(segment):
+        return ""
+    try:
+        text = unquote_to_bytes(segment.encode("latin-1")).decode("utf-8")
+    except UnicodeError:
+        return ""
+    return "" if text in (".", "..") or "/" in text or "\0" in text else text
+
+
+def read_query(text: str, known: tuple[str, ...]) -> dict[str, str]:
+    """The parameters of a query, each known and there once; or Refusal `invalid-query`."""
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True, errors="strict") if text else []
+    except ValueError:
+        raise Refusal("invalid-query", "The query is not name=value pairs in percent-encoded UTF-8.") from None
+    query: dict[str, str] = {}
+    for name, value in pairs:
+        if name not in known:
+            raise invalid_query(name, "is not known here")
+        if name in query:
+            raise invalid_query(name, "stands more than once")
+        query[name] = value
+    return query
+
+
+def read_body(environ: "WSGIEnvironment", limit_bytes: int) -> Any:
+    """The JSON of a body whose envelope is in order; else the refusal that fits."""
+    length = environ.get("CONTENT_LENGTH", "")
+    if not length or "HTTP_TRANSFER_ENCODING" in environ:
+        raise Refusal("length-required", "Send the body with Content-Length.")
+    if not re.fullmatch(r"[0-9]+", length, re.ASCII):
+        raise Refusal("bad-request", "Content-Length is not a number.")
+    if len(length) > 15 or int(length) > limit_bytes:
+        raise Refusal("body-too-large", f"The body may have {limit_bytes} bytes.")
+    if not _JSON_TYPE.fullmatch(environ.get("CONTENT_TYPE", "")) or "HTTP_CONTENT_ENCODING" in environ:
+        raise Refusal("unsupported-media-type", "Send Content-Type: application/json, and no Content-Encoding.")
+    try:
+        body = environ["wsgi.input"].read(int(length))
+    except OSError:
+        body = b""
+    if len(body) < int(length):
+        raise Refusal("bad-request", "The body is shorter than its Content-Length.")
+    return parse_json(body)
+
+
+def invalid_query(name: str, rule: str) -> Refusal:
+    """The refusal of one query parameter."""
+    return Refusal("invalid-query", f"{shown(name)} {rule}.", errors=[{"parameter": shown(name), "detail": rule}])
+
+
+def shown(text: str) -> str:
+    """Input as an answer may repeat it: short, and without characters that cannot be encoded."""
+    return UNFIT.sub("\ufffd", text[: LIMITS.reflected_characters])
 
 
 def parse_json(body: bytes) -> Any:

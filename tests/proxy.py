@@ -34,6 +34,8 @@ class Proxy:
         self.cut_to_server: Watch = never
         self.cut_to_client: Watch = never
         self.cuts = 0  # how many more; each costs one connection
+        self.stop_before = b""  # bytes to the server that are held back, with all that follows, until it flows again
+        self.stopped = threading.Event()
         self.flowing = threading.Event()
         self.flowing.set()
         self._listener = socket.socket(socket.AF_UNIX)
@@ -78,6 +80,13 @@ class Proxy:
                 if self.cuts and getattr(self, side)(data):
                     self.cuts -= 1
                     break
+                if side == "cut_to_server" and self.stop_before and self.stop_before in data:
+                    head, _, _ = data.partition(self.stop_before)
+                    target.sendall(head)
+                    data = data.removeprefix(head)
+                    self.flowing.clear()
+                    self.stopped.set()
+                    self.flowing.wait()
                 target.sendall(data)
         for each in (source, target):
             with contextlib.suppress(OSError):

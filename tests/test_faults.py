@@ -11,11 +11,12 @@ from typing import Any
 import psycopg
 import pytest
 
+from bench.posting import in_a_pipeline
 from service import config, database, wsgi
 from service.contract import LIMITS
 from service.ledger import journal, posting
 from service.ledger.errors import Refusal
-from tests.client import Client, item
+from tests.client import Client, Reply, item
 from tests.conftest import Urls
 from tests.proxy import Proxy, commit_answered, commit_asked
 
@@ -146,6 +147,36 @@ def test_a_silent_network_ends_at_the_deadline(
     reply = wired.move("t", "a", "b", 5)
     assert (reply.status, reply.slug, reply.json["outcome"]) == (503, "deadline-exceeded", outcome)
     proxy.cut_all()
+
+
+class TestAClientStopsBeforeItsCommitArrives:
+    def meanwhile(self, client: Client, wired: Client, proxy: Proxy) -> list[Reply]:
+        """What another caller is told, three times, while a posting is stuck on the wire; last what that one is."""
+        replies: list[Reply] = []
+        client.open("c", "d", min_balance=None)
+        wired.get("/v1/transfers")
+        proxy.stop_before = b"COMMIT"
+        stuck = threading.Thread(target=lambda: replies.append(wired.move("stuck", "a", "b", 1)))
+        stuck.start()
+        assert proxy.stopped.wait(10)
+        others = [client.move(f"t{n}", "c", "d", 1) for n in range(3)]
+        proxy.stop_before = b""
+        proxy.flowing.set()
+        stuck.join()
+        return others + replies
+
+    def test_nobody_waits_for_it(self, client: Client, wired: Client, proxy: Proxy) -> None:
+        """The journal row is not taken before the server has the COMMIT too."""
+        replies = self.meanwhile(client, wired, proxy)
+        assert [(reply.status, reply.json["number"]) for reply in replies] == [(201, n) for n in (1, 2, 3, 4)]
+
+    def test_a_build_that_sends_statements_one_by_one_stops_everybody(
+        self, client: Client, wired: Client, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Broken on purpose: in pipeline mode the stuck client holds the journal row, and others are refused."""
+        monkeypatch.setattr(database.Connection, "execute_and_commit", in_a_pipeline)
+        *others, stuck = self.meanwhile(client, wired, proxy)
+        assert (others[-1].status, others[-1].slug, stuck.status) == (503, "deadline-exceeded", 201)
 
 
 def test_a_terminated_backend_costs_no_request(client: Client, owner: psycopg.Connection[Any], urls: Urls) -> None:

@@ -1,5 +1,6 @@
 """The service behind a real gunicorn: what it prints, what it survives, how it stops."""
 
+import contextlib
 import signal
 import socket
 from collections.abc import Iterator
@@ -104,6 +105,19 @@ def test_the_wire_is_answered_as_the_application_says(service: Live, request_hea
     if b"PUT" in head:
         head += b"Content-Type: application/json\r\nAuthorization: Bearer " + live.TOKEN.encode() + b"\r\n\r\n0\r\n\r\n"
     assert raw(service, head).split(b" ", 2)[1] == status
+
+
+def test_clients_that_do_not_close_stop_nobody(service: Live) -> None:
+    """Bad requests whose senders stay on the line keep nobody from being accepted, and what they sent is not logged."""
+    host, port = service.url.removeprefix("http://").split(":")
+    with contextlib.ExitStack() as lines:
+        for _ in range(40):
+            line = lines.enter_context(socket.create_connection((host, int(port))))
+            line.sendall(b"GET / HTTP/1.1\r\nAuthorization Bearer token-secret\r\n\r\n")
+        assert service.request("GET", "/health")[0] == 200  # in the accepting thread they would take 80 s
+    service.stop()
+    assert "Invalid request from" in str(service.lines)
+    assert "token-secret" not in str(service.lines)
 
 
 def test_half_a_request_is_cut(service: Live) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
+import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
@@ -59,6 +60,19 @@ def test_a_database_without_migrations(
         line = refused(environment | {"DATABASE_URL": empty.service}, 70)
     assert "0001_accounts_and_transfers.sql" in line["message"]
     assert "python -m service.migrate up" in line["fix"]
+
+
+def test_a_login_that_may_not_be_the_services_role(
+    environment: Environment, urls: Urls, owner: psycopg.Connection[Any]
+) -> None:
+    """69, with the grant that mends it."""
+    owner.execute("CREATE ROLE ledger_stranger LOGIN PASSWORD 'stranger'")
+    try:
+        url = make_conninfo(urls.service, user="ledger_stranger", password="stranger")
+        line = refused(environment | {"DATABASE_URL": url}, 69)
+    finally:
+        owner.execute("DROP ROLE ledger_stranger")
+    assert "GRANT ledger_service TO ledger_stranger" in line["fix"]
 
 
 def test_missing_callers(environment: Environment) -> None:

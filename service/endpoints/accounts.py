@@ -3,6 +3,7 @@
 from typing import Any
 
 from service.contract import LIMITS
+from service.database import Connection
 from service.endpoints import Parts, fields
 from service.ledger import accounts, journal
 from service.ledger.accounts import Account
@@ -32,7 +33,8 @@ def put(request: Request, parts: Parts) -> Response:
 
 def get(request: Request, parts: Parts) -> Response:
     """GET /v1/accounts/{id}: balances, limits, status."""
-    return json_response(200, _shape(_find(request, parts)))
+    account = parts.database.run(lambda connection: _find(connection, request.parameters["id"]))
+    return json_response(200, _shape(account))
 
 
 def entries(request: Request, parts: Parts) -> Response:
@@ -41,20 +43,21 @@ def entries(request: Request, parts: Parts) -> Response:
     after = fields.query_number(request.query, "after", 0, 0, LIMITS.amount_max)
     before = fields.query_number(request.query, "before", LIMITS.amount_max, 0, LIMITS.amount_max)
     limit = fields.query_number(request.query, "limit", LIMITS.page_default, 1, LIMITS.page_max)
-    id = _find(request, parts).id
-    found = parts.database.run(
-        lambda connection: journal.entries(
-            connection, id, after=after, before=before, newest_first=order == "desc", limit=limit + 1
-        )
-    )
+    id = request.parameters["id"]
+
+    def work(connection: Connection) -> list[Entry]:
+        _find(connection, id)
+        newest = order == "desc"
+        return journal.entries(connection, id, after=after, before=before, newest_first=newest, limit=limit + 1)
+
+    found = parts.database.run(work)
     page = found[:limit]
     following = str(page[-1].number) if len(found) > limit else None
     return json_response(200, {"entries": [_entry_shape(entry) for entry in page], "next": following})
 
 
-def _find(request: Request, parts: Parts) -> Account:
-    id = request.parameters["id"]
-    account = parts.database.run(lambda connection: accounts.get(connection, id)) if fields.ID.fullmatch(id) else None
+def _find(connection: Connection, id: str) -> Account:
+    account = accounts.get(connection, id) if fields.ID.fullmatch(id) else None
     if account is None:
         raise Refusal("not-found", "No account has this id.")
     return account

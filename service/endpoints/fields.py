@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from service.contract import LIMITS
 from service.ledger.errors import Refusal
+from service.wire import UNFIT, invalid_query, shown
 
 T = TypeVar("T")
 
@@ -15,7 +16,6 @@ ID_RULE = f"must be 1 to {LIMITS.id_characters} of A-Z a-z 0-9 . _ : - and begin
 CURRENCY = re.compile(r"[A-Z][A-Z0-9]{2,11}")
 CURRENCY_RULE = "must be 3 to 12 of A-Z 0-9 and begin with a letter"
 _WHOLE_NUMBER = re.compile(r"0|[1-9][0-9]{0,15}")  # written one way only; as many digits as 2^53-1 has
-_UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters and lone surrogates
 
 
 class Faults:
@@ -25,7 +25,7 @@ class Faults:
         self.found: list[dict[str, str]] = []
 
     def add(self, pointer: str, detail: str) -> None:
-        self.found.append({"pointer": _shown(pointer), "detail": detail})
+        self.found.append({"pointer": shown(pointer), "detail": detail})
 
 
 @contextmanager
@@ -125,25 +125,15 @@ def query_choice(query: Mapping[str, str], name: str, choices: tuple[str, ...]) 
     raise invalid_query(name, f"must be one of {', '.join(choices)}")
 
 
-def invalid_query(name: str, rule: str) -> Refusal:
-    """The refusal of one query parameter."""
-    return Refusal("invalid-query", f"{_shown(name)} {rule}.", errors=[{"parameter": _shown(name), "detail": rule}])
-
-
 def _metadata_rule_broken(name: str, text: Any) -> str | None:
     if not 1 <= len(name) <= LIMITS.metadata_name_characters:
         return f"must have a name of 1 to {LIMITS.metadata_name_characters} characters"
     if not isinstance(text, str) or len(text) > LIMITS.metadata_value_characters:
         return f"must be a string of at most {LIMITS.metadata_value_characters} characters"
-    if _UNFIT.search(name) or _UNFIT.search(text):
+    if UNFIT.search(name) or UNFIT.search(text):
         return "must be without control characters and lone surrogates"
     return None
 
 
 def _escaped(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
-
-
-def _shown(text: str) -> str:
-    """Input as an answer may repeat it: short, and without characters that cannot be encoded."""
-    return _UNFIT.sub("\ufffd", text[: LIMITS.reflected_characters])

@@ -9,18 +9,18 @@ makes its numbers appear in commit order, without gaps.
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import count
-from typing import Any, LiteralString
+from typing import LiteralString
 
 from psycopg import Cursor
-from psycopg.rows import class_row
+from psycopg.rows import TupleRow, class_row
 
 from service import metrics
 from service.database import Connection
 from service.ledger import posting
-from service.ledger.posting import Decisions, LockedAccount, Outcome, Posted, Transfer, TransferRequest
+from service.ledger.posting import Decisions, LockedAccount, Outcome, Transfer, TransferRequest
 
 
 @dataclass(frozen=True)
@@ -43,19 +43,16 @@ def post(connection: Connection, requests: Sequence[TransferRequest], *, atomic:
     started_at = time.monotonic()
     accounts, known = _lock_and_read(connection, requests)
     decisions = posting.decide(accounts, known, requests, atomic=atomic, caller=caller)
-    written = _write_and_commit(connection, decisions) if decisions.transfers else {}
+    written = _number_and_write(connection, decisions) if decisions.transfers else {}
     metrics.POSTING_SIZE.observe(len(requests))
     metrics.POSTING_SECONDS.observe(time.monotonic() - started_at)
     for transfer in written.values():
         metrics.TRANSFERS.labels(transfer.status, transfer.reason or "").inc()
-    return [_as_written(outcome, written) for outcome in decisions.outcomes]
-
-
-def _as_written(outcome: Outcome, written: dict[str, Transfer]) -> Outcome:
-    """The outcome with its number and time, also for an id that stands twice in a batch."""
-    if isinstance(outcome, Posted) and outcome.transfer.id in written:
-        return replace(outcome, transfer=written[outcome.transfer.id])
-    return outcome
+    return [
+        # Also the second of two equal items of a batch shows the number and the time that the first one got.
+        replace(outcome, transfer=written.get(outcome.transfer.id, outcome.transfer)) if outcome.transfer else outcome
+        for outcome in decisions.outcomes
+    ]
 
 
 def _lock_and_read(
@@ -91,14 +88,30 @@ def _read(connection: Connection, ids: Sequence[str]) -> Cursor[Transfer]:
     )
 
 
-def _write_and_commit(connection: Connection, decisions: Decisions) -> dict[str, Transfer]:
-    """Write the decisions, take their numbers and commit, as one message. Returns the rows written by id."""
-    posted = sum(transfer.status == "posted" for transfer in decisions.transfers)
+def _number_and_write(connection: Connection, decisions: Decisions) -> dict[str, Transfer]:
+    """Write the decisions and commit. Returns the new transfers by id, with their numbers and their time."""
+    places = count(1)  # of the posted ones; the journal's last number is added to them where it is known
+    placed = [
+        replace(transfer, number=next(places)) if transfer.status == "posted" else transfer
+        for transfer in decisions.transfers
+    ]
+    number_before, written_at = _write_and_commit(connection, decisions.accounts, placed, posted=next(places) - 1)
+    return {
+        transfer.id: replace(
+            transfer, number=transfer.number and number_before + transfer.number, created_at=written_at
+        )
+        for transfer in placed
+    }
+
+
+def _write_and_commit(
+    connection: Connection, accounts: Sequence[LockedAccount], transfers: Sequence[Transfer], *, posted: int
+) -> TupleRow:
     row = connection.execute_and_commit(
         """
         UPDATE account
         SET balance = changed.balance
-        FROM unnest(%(accounts)s::text[], %(balances)s::bigint[]) AS changed (id, balance)
+        FROM unnest(%(ids)s::text[], %(balances)s::bigint[]) AS changed (id, balance)
         WHERE account.id = changed.id;
 
         WITH journal_taken AS (
@@ -110,53 +123,25 @@ def _write_and_commit(connection: Connection, decisions: Decisions) -> dict[str,
                 id, number, status, reason, from_account, to_account, amount, currency, from_balance, to_balance,
                 declined_account, declined_available, captures, reverses, metadata, created_at, created_by
             )
-            SELECT new.id, number_before + new.nth, new.status, new.reason, new.from_account, new.to_account,
-                new.amount, new.currency, new.from_balance, new.to_balance, new.declined_account,
-                new.declined_available, new.captures, new.reverses, new.metadata, last_at, new.created_by
-            FROM journal_taken, unnest(
-                %(id)s::text[], %(nth)s::bigint[], %(status)s::text[], %(reason)s::text[], %(from_account)s::text[],
-                %(to_account)s::text[], %(amount)s::bigint[], %(currency)s::text[], %(from_balance)s::bigint[],
-                %(to_balance)s::bigint[], %(declined_account)s::text[], %(declined_available)s::bigint[],
-                %(captures)s::text[], %(reverses)s::text[], %(metadata)s::jsonb[], %(created_by)s::text[]
-            ) AS new (
-                id, nth, status, reason, from_account, to_account, amount, currency, from_balance, to_balance,
-                declined_account, declined_available, captures, reverses, metadata, created_by
-            )
+            SELECT id, number_before + number, status, reason, from_account, to_account, amount, currency,
+                from_balance, to_balance, declined_account, declined_available, captures, reverses, metadata,
+                last_at, created_by
+            FROM journal_taken, jsonb_populate_recordset(NULL::transfer, %(transfers)s)
         )
         SELECT number_before, last_at FROM journal_taken;
 
         COMMIT
         """,
         {
+            "ids": [account.id for account in accounts],
+            "balances": [account.balance for account in accounts],
             "posted": posted,
-            "accounts": [account.id for account in decisions.accounts],
-            "balances": [account.balance for account in decisions.accounts],
-            **_columns(decisions.transfers),
+            "transfers": json.dumps([vars(transfer) for transfer in transfers]),
         },
     )
     if row is None:
         raise AssertionError("bug: the journal row is missing")
-    number_before, last_at = row
-    numbers = count(number_before + 1)
-    return {
-        transfer.id: replace(
-            transfer, number=next(numbers) if transfer.status == "posted" else None, created_at=last_at
-        )
-        for transfer in decisions.transfers
-    }
-
-
-def _columns(transfers: Sequence[Transfer]) -> dict[str, list[Any]]:
-    """The rows turned into one array for each column, without what only the journal row gives."""
-    positions = count(1)
-    columns = {
-        field.name: [getattr(transfer, field.name) for transfer in transfers]
-        for field in fields(Transfer)
-        if field.name not in ("number", "created_at")
-    }
-    columns["nth"] = [next(positions) if transfer.status == "posted" else None for transfer in transfers]
-    columns["metadata"] = [json.dumps(transfer.metadata) for transfer in transfers]
-    return columns
+    return row
 
 
 def get(connection: Connection, id: str) -> Transfer | None:

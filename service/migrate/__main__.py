@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 
-from service import database, logs
+from service import config, database, logs
 from service.logs import log
 from service.migrate.history import IntegrityError, read_files, read_history, reconcile
 from service.migrate.runner import Failed, Locked, up
@@ -20,20 +20,19 @@ EXIT_CODES: dict[type[Exception], int] = {IntegrityError: 4, Locked: 5, psycopg.
 
 
 def main() -> int:
+    """Run one command; the exit code says how it ended."""
     parser = argparse.ArgumentParser(prog="python -m service.migrate", description="Migrate the ledger's database.")
     parser.add_argument("command", choices=["up", "status"])
     command = parser.parse_args().command
     logs.configure()
     url = os.environ.get("MIGRATE_DATABASE_URL") or os.environ.get("DATABASE_URL")
-    if not url:
-        log.error("set MIGRATE_DATABASE_URL to the owner's connection", extra={"event": "migration.failed"})
+    if not url or not config.is_database_url(url):
+        fault = "set MIGRATE_DATABASE_URL to postgresql://OWNER:PASSWORD@HOST:5432/DATABASE"
+        log.error(fault, extra={"event": "migration.failed"})
         return EXIT_CODES[psycopg.OperationalError]
     try:
         with database.connect(url) as connection:
             _up(connection) if command == "up" else _status(connection)
-    except psycopg.ProgrammingError:  # whose message may repeat the password
-        log.error("MIGRATE_DATABASE_URL is not a connection URL", extra={"event": "migration.failed"})
-        return EXIT_CODES[psycopg.OperationalError]
     except tuple(EXIT_CODES) as error:
         log.error("%s", error, extra={"event": "migration.failed"})
         return next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))

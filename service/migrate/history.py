@@ -54,9 +54,14 @@ def read_files(folder: Path = SQL_FOLDER) -> list[Migration]:
     return migrations
 
 
+def exists(connection: Connection[Any]) -> bool:
+    """Whether this database ever saw a migration."""
+    return connection.execute("SELECT to_regclass('schema_migration') IS NOT NULL").fetchone() == (True,)
+
+
 def read_history(connection: Connection[Any]) -> list[Applied]:
     """What was applied to this database, in order; nothing when it never saw a migration."""
-    if connection.execute("SELECT to_regclass('schema_migration') IS NOT NULL").fetchone() != (True,):
+    if not exists(connection):
         return []
     cursor = connection.cursor(row_factory=class_row(Applied))
     return cursor.execute("SELECT version, name, checksum FROM schema_migration ORDER BY version").fetchall()
