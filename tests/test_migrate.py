@@ -121,13 +121,7 @@ class TestReconcile:
 
     @pytest.mark.parametrize(
         ("files", "applied", "pending"),
-        [
-            ([], [], []),
-            ([1, 2], [], [1, 2]),
-            ([1, 2], [1], [2]),
-            ([1, 2], [1, 2], []),
-            ([1], [1, 2], []),
-        ],
+        [([], [], []), ([1, 2], [], [1, 2]), ([1, 2], [1], [2]), ([1, 2], [1, 2], []), ([1], [1, 2], [])],
     )
     def test_says_what_is_pending(self, files: list[int], applied: list[int], pending: list[int]) -> None:
         """Also older code on a newer schema is in order: it has nothing to apply."""

@@ -43,10 +43,7 @@ def test_health_does_not_ask_the_database(nobody: Client, monkeypatch: pytest.Mo
 
 def test_ready_names_each_check(nobody: Client) -> None:
     """The body says what was looked at."""
-    assert nobody.get("/ready").json == {
-        "ready": True,
-        "checks": {"database": True, "writable": True, "schema": True},
-    }
+    assert nobody.get("/ready").json == {"ready": True, "checks": {"database": True, "writable": True, "schema": True}}
 
 
 def test_ready_forgives_two_misses_and_not_a_third(urls: Urls, monkeypatch: pytest.MonkeyPatch) -> None:
