@@ -64,6 +64,19 @@ def test_the_application_works_as_this_role(client: Client) -> None:
     assert client.application.parts.database.run(who) == ("ledger_service", "off")
 
 
+def test_statements_are_neither_compiled_nor_read_tables_whole(client: Client) -> None:
+    """The journal row is found through its index, so no plan of a posting costs so much that it is compiled."""
+
+    def plan(connection: Connection) -> Any:
+        settings = connection.execute("SELECT current_setting('jit'), current_setting('enable_seqscan')").fetchone()
+        rows = connection.execute("EXPLAIN UPDATE journal SET last_number = last_number WHERE only_row").fetchall()
+        return settings, " ".join(line for (line,) in rows)
+
+    settings, explained = client.application.parts.database.run(plan)
+    assert settings == ("off", "off")
+    assert "journal_pkey" in explained
+
+
 def test_every_constraint_that_is_translated_exists(owner: psycopg.Connection[Any]) -> None:
     """The names in the table of constraints are names of the schema."""
     names = {name for (name,) in owner.execute("SELECT conname FROM pg_constraint")}

@@ -113,7 +113,7 @@ def test_sigterm_ends_the_wait_for_the_database(environment: Environment) -> Non
     with tempfile.TemporaryFile() as printed:
         process = live.start(["service"], waiting, printed)
         with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(timeout=1)
+            process.wait(timeout=3)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=live.PATIENCE_SECONDS) == 128 + signal.SIGTERM
 

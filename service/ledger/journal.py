@@ -117,6 +117,7 @@ def _write_and_commit(
         WITH journal_taken AS (
             UPDATE journal
             SET last_number = last_number + %(posted)s, last_at = greatest(last_at, clock_timestamp())
+            WHERE only_row
             RETURNING last_number - %(posted)s AS number_before, last_at
         ), transfer_written AS (
             INSERT INTO transfer (
