@@ -147,6 +147,7 @@ class Machine(RuleBasedStateMachine):
     def batch(self, items: list[dict[str, Any]], atomic: bool) -> None:
         reply = self.client.batch(*items, atomic=atomic)
         status, expected = self.model.batch(items, atomic)
+        assert reply.status == status
         if status != 200:
             self.compare(reply, status, expected)
             return
