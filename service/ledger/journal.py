@@ -43,6 +43,7 @@ def post(connection: Connection, requests: Sequence[TransferRequest], *, atomic:
     started_at = time.monotonic()
     accounts, known = _lock_and_read(connection, requests)
     decisions = posting.decide(accounts, known, requests, atomic=atomic, caller=caller)
+    # With nothing to write, the locks go when the connection is given back, which ends the transaction.
     written = _number_and_write(connection, decisions) if decisions.transfers else {}
     metrics.POSTING_SIZE.observe(len(requests))
     metrics.POSTING_SECONDS.observe(time.monotonic() - started_at)
