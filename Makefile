@@ -36,7 +36,7 @@ bank: .venv/ready ## post a real bank's year to a running service and compare ev
 	@LEDGER_TOKEN='$(LEDGER_TOKEN)' $(python) -m bench.bank '$(URL)' $(BANK)
 
 figures: .venv/ready ## measure posting on this machine, for docs/figures.md
-	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
+	@dir=$$(mktemp -d) && trap 'rm -rf "$$(readlink -f "$$dir/data")" "$$dir"' EXIT && \
 	    env -u DATABASE_URL $(python) -m tests.postgres --data "$$dir/data" -- $(python) -m bench.posting
 
 clean: ## remove the virtual environment, caches and the data of `make run`

@@ -17,7 +17,7 @@ from service.app import Application
 from service.config import Config
 
 THREADS = 128  # they mostly wait, and waiting threads are cheap; the front door admits fewer than that
-CLOSING_THREADS = 8
+CLOSING_THREADS = 8  # each waits up to two seconds for a client that does not close its end
 RECEIVE_TIMEOUT_SECONDS = 5  # a request whose bytes stop coming is cut; else 128 of them stop every thread for ever
 
 
@@ -85,7 +85,7 @@ def _limit_receiving(arbiter: Arbiter) -> None:
 
 
 def _begin(worker: Worker) -> None:
-    """Closing waits up to two seconds for a client that does not close: not in the thread that accepts connections."""
+    """Say what runs, and let connections be closed elsewhere than in the thread that accepts them."""
     linger, closers = gunicorn.util.close_graceful, ThreadPoolExecutor(CLOSING_THREADS)
     gunicorn.util.close_graceful = partial(closers.submit, linger)
     config: Config = worker.app._config

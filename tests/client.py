@@ -7,8 +7,7 @@ from typing import Any
 
 from service.app import Application
 from tests import openapi
-
-TOKEN = "development-only-token"
+from tests.live import TOKEN
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,15 @@ from service import config, wsgi
 from service.app import Application
 from service.migrate import runner
 from tests import books, postgres
-from tests.client import TOKEN, Client
+from tests.client import Client
 
 ROOT = Path(__file__).parents[1]
 DEVELOPMENT = (
     '[{"name": "development", "scopes": ["read", "write", "admin"], '
     f'"token_sha256": ["{config.DEVELOPMENT_TOKEN_SHA256}"]}}]'
 )
+# A block that must leave every table as it found it.
+Unchanged = Callable[[], AbstractContextManager[None]]
 TABLES = ("account_change", "transfer", "account")  # in the order in which foreign keys let them be emptied
 
 
@@ -107,7 +109,7 @@ def application(environment: dict[str, str]) -> Iterator[Application]:
 @pytest.fixture
 def client(application: Application) -> Client:
     """The caller `development`, who has all scopes."""
-    return Client(application, TOKEN)
+    return Client(application)
 
 
 @pytest.fixture(scope="session")
@@ -134,7 +136,7 @@ def empty(owner: psycopg.Connection[Any]) -> None:
 
 
 @pytest.fixture
-def nothing_changes(owner: psycopg.Connection[Any]) -> Callable[[], AbstractContextManager[None]]:
+def nothing_changes(owner: psycopg.Connection[Any]) -> Unchanged:
     """A block that must leave every table as it found it, to the last byte."""
 
     def contents() -> list[Any]:

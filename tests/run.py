@@ -19,9 +19,9 @@ from pathlib import Path
 import dotenv
 
 from tests import postgres
+from tests.live import TOKEN
 
 ROOT = Path(__file__).parents[1]
-TOKEN = "development-only-token"
 READY_SECONDS = 60
 
 

@@ -1,16 +1,13 @@
 """Tokens, callers and scopes."""
 
 import hashlib
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 import pytest
 
 from service.app import Application
 from service.config import Caller
 from tests.client import Client
-
-Unchanged = Callable[[], AbstractContextManager[None]]
+from tests.conftest import Unchanged
 
 
 def sha256(token: str) -> str:

@@ -1,16 +1,13 @@
 """What every request goes through before an endpoint sees it. The table of docs/contract.md, row by row."""
 
 import io
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 
 from service.app import ROUTES
 from tests.client import Client
-
-Unchanged = Callable[[], AbstractContextManager[None]]
+from tests.conftest import Unchanged
 
 GOOD = b'{"from": "a", "to": "b", "amount": 1, "currency": "EUR"}'
 

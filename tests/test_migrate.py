@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from service import VERSION
 from service.migrate import history, runner
@@ -37,6 +38,11 @@ def fresh(new_database: Callable[[], AbstractContextManager[Urls]]) -> Iterator[
 def connection(fresh: Urls) -> Iterator[psycopg.Connection[Any]]:
     with psycopg.connect(fresh.owner, autocommit=True) as made:
         yield made
+
+
+def restricted(url: str) -> str:
+    """The URL, for sessions that have dropped to the service's role."""
+    return make_conninfo(url, options="-c role=ledger_service")
 
 
 def tables(connection: psycopg.Connection[Any]) -> set[str]:
@@ -184,6 +190,11 @@ class TestCommand:
         found, lines = live.run(["service.migrate", "up"], {"MIGRATE_DATABASE_URL": url})
         assert (found, [line["event"] for line in lines]) == (code, ["migration.failed"])
         assert "hunter2" not in str(lines)
+
+    def test_a_login_without_the_owners_rights_is_exit_code_6(self, fresh: Urls) -> None:
+        """A login that may not make tables is told so, and nothing is made."""
+        code, lines = live.run(["service.migrate", "up"], {"MIGRATE_DATABASE_URL": restricted(fresh.service)})
+        assert (code, [line["event"] for line in lines]) == (6, ["migration.failed"])
 
     def test_an_edited_migration_is_exit_code_4(self, fresh: Urls, tmp_path: Path) -> None:
         """A copy of the repository in which an applied file gained one space is refused, by the service too."""

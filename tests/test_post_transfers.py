@@ -1,14 +1,11 @@
 """POST /v1/transfers"""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 
 from tests.client import Client, item
-
-Unchanged = Callable[[], AbstractContextManager[None]]
+from tests.conftest import Unchanged
 
 
 @pytest.fixture(autouse=True)

@@ -1,13 +1,9 @@
 """PUT /v1/accounts/{id}"""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-
 import pytest
 
 from tests.client import Client
-
-Unchanged = Callable[[], AbstractContextManager[None]]
+from tests.conftest import Unchanged
 
 
 def test_opens_an_account(client: Client) -> None:

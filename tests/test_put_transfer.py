@@ -1,15 +1,12 @@
 """PUT /v1/transfers/{id}"""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import psycopg
 import pytest
 
 from tests.client import Client
-
-Unchanged = Callable[[], AbstractContextManager[None]]
+from tests.conftest import Unchanged
 
 
 @pytest.fixture

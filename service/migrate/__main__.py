@@ -16,7 +16,8 @@ from service.logs import log
 from service.migrate.history import IntegrityError, read_files, read_history, reconcile
 from service.migrate.runner import Failed, Locked, up
 
-EXIT_CODES: dict[type[Exception], int] = {IntegrityError: 4, Locked: 5, psycopg.OperationalError: 6, Failed: 8}
+NO_FIT_CONNECTION = 6
+EXIT_CODES: dict[type[Exception], int] = {IntegrityError: 4, Locked: 5, psycopg.Error: NO_FIT_CONNECTION, Failed: 8}
 
 
 def main() -> int:
@@ -29,7 +30,7 @@ def main() -> int:
     if not url or not config.is_database_url(url):
         fault = "set MIGRATE_DATABASE_URL to postgresql://OWNER:PASSWORD@HOST:5432/DATABASE"
         log.error(fault, extra={"event": "migration.failed"})
-        return EXIT_CODES[psycopg.OperationalError]
+        return NO_FIT_CONNECTION
     try:
         with database.connect(url) as connection:
             _up(connection) if command == "up" else _status(connection)
