@@ -6,7 +6,7 @@ LEDGER_TOKEN ?= development-only-token
 BANK = bench/data/bank-1993.csv.gz
 python = .venv/bin/python
 
-.PHONY: help run test check lint types migrate smoke bank figures clean
+.PHONY: help run test check lint types migrate seal smoke bank figures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -17,14 +17,19 @@ run: .venv/ready .env ## the service on port 8080 with a PostgreSQL of its own; 
 test: .venv/ready ## all tests, on a real PostgreSQL
 	@$(python) -m pytest
 
-check: lint types test ## what CI runs: lint, types, tests
+check: lint types test ## what CI runs: lint, types, tests; make check BASE=COMMIT also compares the seal with its past
 
 lint: .venv/ready
 	@$(python) -m ruff check .
 	@$(python) -m ruff format --check .
+	@sh tests/lint_sql.sh "$(CURDIR)/.venv/bin/squawk"
+	@$(python) -m service.migrate check $(if $(BASE),--base $(BASE))
 
 types: .venv/ready
 	@$(python) -m mypy
+
+seal: .venv/ready ## seal the new files of sql/, on a throw-away PostgreSQL
+	@env -u DATABASE_URL $(python) -m tests.postgres -- $(python) -m service.migrate seal
 
 migrate: .venv/ready .env ## bring the database of `make run`, or of DATABASE_URL, to the newest schema
 	@$(python) -m tests.run service.migrate up

@@ -24,6 +24,7 @@ from service.ledger import accounts, journal
 from service.ledger.errors import Refusal
 from service.ledger.posting import TransferRequest
 from service.migrate import runner
+from service.migrate.files import read_files
 
 SECONDS = 5.0  # for each figure
 ACCOUNTS = 10_000
@@ -35,7 +36,7 @@ def main() -> None:
     """Print the machine and the table."""
     logging.disable()  # postings that wait too long for each other are left out of the figures, and not worth a line
     owner = psycopg.connect(os.environ["MIGRATE_DATABASE_URL"], autocommit=True)
-    runner.up(owner)
+    runner.up(owner, read_files())
     database = Database(os.environ["DATABASE_URL"], 8)
     database.open()
     for n in range(ACCOUNTS):

@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from service import config, database, logs, server
 from service.config import Config
-from service.migrate import history
+from service.migrate import files, history
 
 EXIT_DATABASE, EXIT_SCHEMA, EXIT_ADDRESS, EXIT_CONFIG = 69, 70, 71, 78  # after sysexits.h
 INSUFFICIENT_PRIVILEGE = "42501"
@@ -82,12 +82,12 @@ def _check_database(settings: Config) -> None:
 
 
 def _check_schema(connection: psycopg.Connection[Any]) -> None:
-    fix = "run python -m service.migrate up with the owner's MIGRATE_DATABASE_URL"
     try:
-        pending = history.reconcile(history.read_files(), history.read_history(connection))
-    except history.IntegrityError as error:
-        raise StartupError(EXIT_SCHEMA, str(error), "see the message; nothing was changed") from None
+        pending = history.reconcile(files.read_files(), history.read_history(connection))
+    except files.MigrationError as error:
+        raise StartupError(EXIT_SCHEMA, str(error), error.fix) from None
     if pending:
+        fix = "run python -m service.migrate up with the owner's MIGRATE_DATABASE_URL"
         names = ", ".join(migration.name for migration in pending)
         raise StartupError(EXIT_SCHEMA, f"the database lacks migrations that this code needs: {names}", fix)
 

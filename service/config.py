@@ -164,12 +164,16 @@ class _Settings:
 
 
 def is_database_url(value: str) -> bool:
-    """Whether libpq can read it; its own words about one that it cannot read may repeat the password."""
+    """Whether libpq can read it; its own words about one that it cannot read may repeat the password.
+
+    So may those about a host, port or database which is the rest of a password with a bare `@` or `/` in it.
+    """
     try:
-        conninfo_to_dict(value)
+        found = conninfo_to_dict(value)
     except psycopg.ProgrammingError:
         return False
-    return True
+    places = f"{found.get('host', '')}{found.get('dbname', '')}"
+    return "@" not in places and bool(re.fullmatch("[0-9,]*", str(found.get("port", ""))))
 
 
 def _without_password(url: str) -> str:

@@ -6,7 +6,7 @@ import time
 import psycopg
 
 from service import database, logs, metrics
-from service.migrate import history
+from service.migrate import files, history
 
 PROBE_EVERY_SECONDS = 1.0
 MISSES_UNTIL_UNREADY = 3  # one lost packet must not empty a whole fleet
@@ -17,7 +17,7 @@ class Readiness:
 
     def __init__(self, database_url: str) -> None:
         self._url = database_url
-        self._needed = len(history.read_files())
+        self._needed = len(files.read_files())
         self._lock = threading.Lock()
         self._probed_at = float("-inf")
         self._misses = MISSES_UNTIL_UNREADY  # until the first probe
@@ -39,7 +39,7 @@ class Readiness:
         try:
             with database.connect(self._url) as connection:
                 database.configure(connection)
-                version, writable = history.look(connection)
+                version, min_code, writable = history.look(connection)
         except psycopg.Error as error:
             self._misses += 1
             if self._misses >= MISSES_UNTIL_UNREADY:
@@ -49,5 +49,5 @@ class Readiness:
             )
         else:
             self._misses = 0
-            self._findings = {"database": True, "writable": writable, "schema": version >= self._needed}
+            self._findings = {"database": True, "writable": writable, "schema": min_code <= self._needed <= version}
             metrics.SCHEMA_VERSION.labels("database").set(version)

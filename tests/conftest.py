@@ -1,23 +1,24 @@
 """One throw-away database for the run, one application on it, and balanced books after every test."""
 
+import contextlib
 import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dotenv
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
 
 from service import config, wsgi
 from service.app import Application
 from service.migrate import runner
-from tests import books, postgres
+from service.migrate.files import read_files
+from tests import books, migrations, postgres
 from tests.client import Client
+from tests.live import Urls as Urls
 
 ROOT = Path(__file__).parents[1]
 DEVELOPMENT = (
@@ -27,17 +28,6 @@ DEVELOPMENT = (
 # A block that must leave every table as it found it.
 Unchanged = Callable[[], AbstractContextManager[None]]
 TABLES = ("account_change", "transfer", "account")  # in the order in which foreign keys let them be emptied
-
-
-@dataclass(frozen=True)
-class Urls:
-    """The two ways into a database: the service's role and the owner's."""
-
-    service: str
-    owner: str
-
-    def database(self, name: str) -> "Urls":
-        return Urls(make_conninfo(self.service, dbname=name), make_conninfo(self.owner, dbname=name))
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +71,7 @@ def urls(new_database: Callable[[], AbstractContextManager[Urls]]) -> Iterator[U
     """The migrated database of this run."""
     with new_database() as made:
         with psycopg.connect(made.owner, autocommit=True) as owner:
-            runner.up(owner)
+            runner.up(owner, read_files())
         yield made
 
 
@@ -150,3 +140,24 @@ def nothing_changes(owner: psycopg.Connection[Any]) -> Unchanged:
         assert contents() == before
 
     return block
+
+
+@pytest.fixture(scope="session")
+def servers(server: Urls, urls: Urls) -> Iterator[migrations.Servers]:
+    """The server of this run, whose roles are made by now, and those of other majors."""
+    with contextlib.ExitStack() as stack:
+        yield migrations.Servers(server, stack)
+
+
+@pytest.fixture
+def database(servers: migrations.Servers, tmp_path: Path) -> Iterator[migrations.Database]:
+    """An empty database for migrations of our own, on the server of this run."""
+    with servers.database(None, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(params=migrations.majors(), ids=migrations.name_of)
+def each(request: pytest.FixtureRequest, servers: migrations.Servers, tmp_path: Path) -> Iterator[migrations.Database]:
+    """The same on a server of each major."""
+    with servers.database(request.param, tmp_path) as made:
+        yield made

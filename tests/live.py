@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from psycopg.conninfo import make_conninfo
+
 ROOT = Path(__file__).parents[1]
 TOKEN = "development-only-token"
 PATIENCE_SECONDS = 30  # far more than needed; a test that waits so long has failed
@@ -24,6 +26,17 @@ PATIENCE_SECONDS = 30  # far more than needed; a test that waits so long has fai
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Urls:
+    """The two ways into a database: the service's role and the owner's."""
+
+    service: str
+    owner: str
+
+    def database(self, name: str) -> "Urls":
+        return Urls(make_conninfo(self.service, dbname=name), make_conninfo(self.owner, dbname=name))
 
 
 @dataclass
@@ -78,19 +91,21 @@ def serving(environment: dict[str, str]) -> Iterator[Live]:
                 live.stop()
 
 
-def start(module: list[str], environment: dict[str, str], printed: IO[bytes]) -> "subprocess.Popen[bytes]":
+def start(
+    module: list[str], environment: dict[str, str], printed: IO[bytes], folder: Path = ROOT
+) -> "subprocess.Popen[bytes]":
     """`python -m MODULE` with exactly this environment; stderr goes where stdout goes, to a file that is never full."""
     return subprocess.Popen(
         [sys.executable, "-m", *module],
-        cwd=ROOT,
+        cwd=folder,
         env={"PATH": os.environ["PATH"], **environment},
         stdout=printed,
         stderr=subprocess.STDOUT,
     )
 
 
-def run(module: list[str], environment: dict[str, str]) -> tuple[int, list[dict[str, Any]]]:
-    """Exit code and printed lines of a process that ends by itself."""
+def run(module: list[str], environment: dict[str, str], folder: Path = ROOT) -> tuple[int, list[dict[str, Any]]]:
+    """Exit code and printed lines of a process that ends by itself; `folder` may be a copy of the repository."""
     with tempfile.TemporaryFile() as printed:
-        live = Live(start(module, environment, printed), printed, "")
+        live = Live(start(module, environment, printed, folder), printed, "")
         return live.finish(), live.lines

@@ -1,62 +1,57 @@
-"""What the repository has and what a database has: the files of sql/ and the rows of schema_migration."""
+"""What a database has, and what it lacks: the rows of schema_migration against the files of sql/."""
 
-import hashlib
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from psycopg import Connection
 from psycopg.rows import class_row
 
-SQL_FOLDER = Path(__file__).parents[2] / "sql"
-_FILE_NAME = re.compile(r"([0-9]{4})_[a-z0-9_]+\.sql")
+from service.migrate.files import CONFLICT, INTEGRITY, Migration, MigrationError
 
-
-class IntegrityError(Exception):
-    """The files and the history cannot both be right. The message says what differs and what mends it."""
-
-
-@dataclass(frozen=True)
-class Migration:
-    """One file of sql/. The checksum is SHA-256 of its raw bytes: whatever was changed, even a space, shows."""
-
-    version: int
-    name: str
-    checksum: str
-    statements: str
+LOCAL = "if only your own database has it, make that anew: make clean, or DROP DATABASE and CREATE DATABASE, then up"
 
 
 @dataclass(frozen=True)
 class Applied:
-    """One row of schema_migration, as far as files are compared with it."""
+    """One row of schema_migration, as far as it is compared with anything."""
 
     version: int
     name: str
     checksum: str
-
-
-def read_files(folder: Path = SQL_FOLDER) -> list[Migration]:
-    """The migrations of the folder, in order. Raises IntegrityError for a strange name, a gap or a duplicate."""
-    migrations = []
-    for path in sorted(folder.glob("*.sql")):
-        match = _FILE_NAME.fullmatch(path.name)
-        if not match:
-            raise IntegrityError(f"sql/{path.name} is not named NNNN_words_with_underscores.sql: rename it")
-        content = path.read_bytes()
-        checksum = hashlib.sha256(content).hexdigest()
-        migrations.append(Migration(int(match[1]), path.name, checksum, content.decode("utf-8")))
-    for expected, migration in enumerate(migrations, start=1):
-        if migration.version != expected:
-            raise IntegrityError(
-                f"sql/{migration.name} should have the number {expected:04}: numbers run from 0001 without gaps"
-            )
-    return migrations
+    min_code: int  # the migration's contract_for
+    schema: str | None = None  # what schema.read found after it. None: applied by a runner that did not look
 
 
 def exists(connection: Connection[Any]) -> bool:
-    """Whether this database ever saw a migration."""
-    return connection.execute("SELECT to_regclass('schema_migration') IS NOT NULL").fetchone() == (True,)
+    """Whether this database ever saw a migration by a runner like this one."""
+    row = connection.execute(
+        """
+        SELECT FROM pg_attribute
+        WHERE attrelid = to_regclass('schema_migration') AND attname = 'schema'
+        """
+    )
+    return row.fetchone() is not None
+
+
+def create(connection: Connection[Any]) -> None:
+    """Make the table of the history: a row is one migration as it was applied. sql/0001 lets the service read it."""
+    if not exists(connection):
+        connection.execute(
+            """
+            CREATE TABLE IF NOT EXISTS schema_migration (
+                version integer NOT NULL CONSTRAINT schema_migration_pkey PRIMARY KEY,
+                name text NOT NULL,
+                checksum text NOT NULL,
+                applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+                duration_ms integer NOT NULL,
+                applied_by text NOT NULL DEFAULT current_user,
+                app_version text NOT NULL
+            );
+            -- The first runner made the table without these.
+            ALTER TABLE schema_migration ADD COLUMN min_code integer NOT NULL DEFAULT 0, ADD COLUMN schema text
+            """
+        )
 
 
 def read_history(connection: Connection[Any]) -> list[Applied]:
@@ -64,38 +59,44 @@ def read_history(connection: Connection[Any]) -> list[Applied]:
     if not exists(connection):
         return []
     cursor = connection.cursor(row_factory=class_row(Applied))
-    return cursor.execute("SELECT version, name, checksum FROM schema_migration ORDER BY version").fetchall()
+    return cursor.execute(
+        """
+        SELECT version, name, checksum, min_code, schema
+        FROM schema_migration
+        ORDER BY version
+        """
+    ).fetchall()
 
 
-def reconcile(files: list[Migration], history: list[Applied]) -> list[Migration]:
-    """The migrations still to be applied. Raises IntegrityError when an applied one is edited, renamed or missing.
+def reconcile(files: Sequence[Migration], history: Sequence[Applied]) -> list[Migration]:
+    """The migrations still to be applied. Pure.
 
-    Pure. A history that is ahead of the files is in order: an older release runs on a newer schema.
+    Raises MigrationError INTEGRITY when an applied one is edited, renamed or missing, CONFLICT when a newer one took
+    away what this code needs. Otherwise a history that is ahead is in order: older code runs on an expanded schema.
     """
-    by_version = {migration.version: migration for migration in files}
-    for applied in history:
-        migration = by_version.get(applied.version)
-        if migration is None:
-            if applied.version <= len(files):
-                raise IntegrityError(f"{applied.name} was applied and its file is gone: restore it from git")
-            continue
-        if migration.name != applied.name:
-            raise IntegrityError(f"{applied.name} was applied and its file is now {migration.name}: restore the name")
-        if migration.checksum != applied.checksum:
-            raise IntegrityError(
-                f"{applied.name} was edited after it was applied (applied {applied.checksum}, "
-                f"file {migration.checksum}): restore it from git and write a new migration"
+    if [applied.version for applied in history] != list(range(1, len(history) + 1)):
+        raise MigrationError(INTEGRITY, "the versions in schema_migration have gaps", "ask who changed that table")
+    for file, applied in zip(files, history, strict=False):
+        if (file.name, file.checksum) != (applied.name, applied.checksum):
+            raise MigrationError(
+                INTEGRITY,
+                f"sql/{file.name} was edited or renamed after it was applied as {applied.name}: "
+                f"applied {applied.checksum}, file {file.checksum}",
+                f"git checkout the file as it was applied and write a new migration; {LOCAL}",
             )
-    versions = [applied.version for applied in history]
-    if versions != list(range(1, len(versions) + 1)):
-        raise IntegrityError(f"the history has gaps, its versions are {versions}: ask who changed schema_migration")
-    return files[len(history) :]
+    needed = max((applied.min_code for applied in history), default=0)
+    if needed > len(files):
+        wrong = f"the database needs code that knows migration {needed:04}, this code knows {len(files)} migrations"
+        raise MigrationError(CONFLICT, wrong, "deploy a newer release: none older than that runs on this database")
+    return list(files[len(history) :])
 
 
-def look(connection: Connection[Any]) -> tuple[int, bool]:
-    """The newest migration of this database, and whether it takes writes: a standby does not."""
+def look(connection: Connection[Any]) -> tuple[int, int, bool]:
+    """The newest migration, the oldest code that may run on it, and whether the database takes writes."""
     row = connection.execute(
-        "SELECT max(version), current_setting('transaction_read_only') = 'off' FROM schema_migration"
+        """
+        SELECT coalesce(max(version), 0), coalesce(max(min_code), 0), current_setting('transaction_read_only') = 'off'
+        FROM schema_migration
+        """
     ).fetchone()
-    version, writable = row or (0, False)
-    return version or 0, writable
+    return row or (0, 0, False)

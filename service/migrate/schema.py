@@ -1,0 +1,99 @@
+"""The schema of a database as text, one sorted line for each object, so that two schemas are compared like files."""
+
+import hashlib
+from typing import Any
+
+from psycopg import Connection
+
+_LINES = """
+    WITH relation AS (
+        SELECT *
+        FROM pg_class
+        WHERE relnamespace = 'public'::regnamespace AND relname <> 'schema_migration'
+            AND NOT EXISTS (
+                SELECT FROM pg_depend WHERE (classid, objid, deptype) = ('pg_class'::regclass, pg_class.oid, 'e'))
+    ), granted AS (
+        SELECT relname AS object, relacl AS acl FROM relation
+        UNION ALL
+        SELECT relname || '.' || attname, attacl FROM relation JOIN pg_attribute ON attrelid = relation.oid
+    ), line (words) AS (
+        SELECT concat_ws(' ', 'table', relname, relkind, relpersistence, reloptions, relrowsecurity)
+        FROM relation
+        WHERE relkind NOT IN ('i', 'I')
+        UNION ALL
+        SELECT concat_ws(' ', 'column', relname || '.' || attname, format_type(atttypid, atttypmod),
+            CASE WHEN attnotnull THEN 'NOT NULL' END,
+            CASE WHEN attcollation > 100 THEN 'COLLATE ' || attcollation::regcollation END,  -- 100 is the default
+            'IDENTITY ' || nullif(attidentity::text, ''), 'GENERATED ' || nullif(attgenerated::text, ''),
+            'DEFAULT ' || pg_get_expr(adbin, adrelid))
+        FROM relation
+        JOIN pg_attribute ON attrelid = relation.oid AND attnum > 0 AND NOT attisdropped
+        LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+        WHERE relkind NOT IN ('i', 'I', 'S')
+        UNION ALL
+        SELECT concat_ws(' ', 'constraint', relname || '.' || conname, pg_get_constraintdef(pg_constraint.oid))
+        FROM relation
+        JOIN pg_constraint ON conrelid = relation.oid AND contype <> 'n'  -- which stands with its column
+        UNION ALL
+        SELECT concat_ws(' ', 'index', made.relname,
+            CASE WHEN NOT indisvalid THEN 'INVALID' END, pg_get_indexdef(indexrelid))
+        FROM relation
+        JOIN pg_index ON indrelid = relation.oid
+        JOIN pg_class made ON made.oid = indexrelid
+        UNION ALL
+        SELECT concat_ws(' ', 'trigger', relname || '.' || tgname, tgenabled, pg_get_triggerdef(pg_trigger.oid))
+        FROM relation
+        JOIN pg_trigger ON tgrelid = relation.oid AND NOT tgisinternal
+        UNION ALL
+        SELECT concat_ws(' ', 'rule', relname || '.' || rulename, pg_get_ruledef(pg_rewrite.oid))
+        FROM relation
+        JOIN pg_rewrite ON ev_class = relation.oid  -- that of a view is the view
+        UNION ALL
+        SELECT concat_ws(' ', 'function', oid::regprocedure, replace(pg_get_functiondef(oid), E'\\n', '\\n'))
+        FROM pg_proc
+        WHERE pronamespace = 'public'::regnamespace AND prokind IN ('f', 'p')
+            AND NOT EXISTS (
+                SELECT FROM pg_depend WHERE (classid, objid, deptype) = ('pg_proc'::regclass, pg_proc.oid, 'e'))
+        UNION ALL
+        SELECT concat_ws(' ', 'enum', enumtypid::regtype, string_agg(enumlabel, ' < ' ORDER BY enumsortorder))
+        FROM pg_enum
+        JOIN pg_type ON pg_type.oid = enumtypid AND typnamespace = 'public'::regnamespace
+        WHERE NOT EXISTS (
+            SELECT FROM pg_depend WHERE (classid, objid, deptype) = ('pg_type'::regclass, enumtypid, 'e'))
+        GROUP BY enumtypid
+        UNION ALL
+        SELECT concat_ws(' ', 'right', object, privilege_type, 'TO', coalesce(rolname, 'PUBLIC'))
+        FROM granted
+        CROSS JOIN aclexplode(acl)
+        LEFT JOIN pg_roles ON pg_roles.oid = grantee
+        WHERE coalesce(rolname, 'ledger_service') = 'ledger_service'
+    )
+    SELECT regexp_replace(words, '\\s*\\n\\s*', ' ', 'g')
+    FROM line
+    ORDER BY words COLLATE "C"
+"""
+
+
+def read(connection: Connection[Any]) -> str:
+    """What the schema public holds, below a first line with PostgreSQL's major, for another one words it otherwise.
+
+    Left out are the table of the history, what belongs to extensions, and rights of roles that no migration names.
+    """
+    rows = connection.execute(_LINES).fetchall()
+    return "\n".join([f"PostgreSQL {connection.info.server_version // 10000}", *(words for (words,) in rows)])
+
+
+def major(schema: str) -> str:
+    """The first line of a schema."""
+    return schema.partition("\n")[0]
+
+
+def fingerprint(schema: str) -> str:
+    """SHA-256 of a schema."""
+    return hashlib.sha256(schema.encode()).hexdigest()
+
+
+def difference(expected: str, found: str) -> list[str]:
+    """The lines that are missing, each after `- `, and those too many, each after `+ `."""
+    old, new = expected.splitlines(), found.splitlines()
+    return [f"- {line}" for line in old if line not in new] + [f"+ {line}" for line in new if line not in old]

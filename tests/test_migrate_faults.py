@@ -1,0 +1,292 @@
+"""Whatever dies or stands in the way, a migration is applied whole or not at all, and `up` again goes on."""
+
+import multiprocessing
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from service.migrate import files, runner
+from service.migrate.files import MigrationError
+from tests import migrations
+from tests.migrations import DROP_INDEX, INDEX, PEOPLE, TOWN, Database
+from tests.proxy import Proxy
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["tests.migrations"])
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody here waits for long."""
+    monkeypatch.setattr(runner, "LOCK_POLL_SECONDS", 0.02)
+    monkeypatch.setattr(runner, "TABLE_LOCK_PAUSE_SECONDS", 0.2)
+
+
+@pytest.fixture
+def wire(each: Database) -> Iterator[Proxy]:
+    """A way to the database on which messages can be counted."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        proxy = Proxy(Path(folder), each.urls.owner)
+        yield proxy
+        proxy.close()
+
+
+def failed(database: Database, code: int) -> MigrationError:
+    with pytest.raises(MigrationError) as caught:
+        database.up()
+    assert caught.value.exit_code == code
+    assert caught.value.fix
+    return caught.value
+
+
+def eventually(holds: Callable[[], object]) -> None:
+    """It is so within half a minute, which no healthy run needs."""
+    until = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_eight_runners_at_once(each: Database) -> None:
+    """Ten times: one of them applies all files, the others find nothing to do, and each version has one row."""
+    each.write(PEOPLE, TOWN, INDEX)
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(10):
+            applied = [len(done) for done in pool.map(lambda _: each.up(), range(8))]
+            assert sorted(applied) == [0] * 7 + [3]
+            assert each.state()[0] == [1, 2, 3]
+            each.reset()
+
+
+def test_kill_9_at_every_step(each: Database, wire: Proxy, request: pytest.FixtureRequest) -> None:
+    """The process is killed before each of its messages to the server in turn; the next `up` ends as if undisturbed."""
+    step = 1 if "[server]" in request.node.name else 4  # for older ones now and then is enough
+    each.write(PEOPLE, TOWN, INDEX, DROP_INDEX, "INSERT INTO person (name) VALUES ('x');\n")
+    each.up()
+    whole = each.state()
+    number, exit_code = 0, -signal.SIGKILL
+    while exit_code == -signal.SIGKILL:
+        number += step
+        each.reset()
+        exit_code = killed_before(number, each, wire)
+        each.up()
+        assert (each.state(), each.ask("SELECT count(*) FROM person")) == (whole, 1)
+    assert exit_code == 0
+    assert number > 30
+
+
+def killed_before(number: int, database: Database, wire: Proxy) -> int:
+    """The exit code of a runner which is killed when its message of this number is about to go on."""
+    process: BaseProcess = PROCESSES.Process(target=migrations.up, args=(wire.url, database.sql))
+    passed = 0
+
+    def watch(data: bytes) -> bool:
+        nonlocal passed
+        passed += 1
+        if passed == number:
+            os.kill(int(process.pid or 0), signal.SIGKILL)
+        return passed == number
+
+    wire.cut_to_server, wire.cuts = watch, 1
+    process.start()
+    process.join()
+    return process.exitcode or 0
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["COMMIT", "ROLLBACK", "BEGIN", "SAVEPOINT here", "END", "ABORT", "START TRANSACTION", "COMMIT AND CHAIN",
+     "PREPARE TRANSACTION 'x'", "DO 'BEGIN COMMIT; END'", "CALL ending()", "SELECT 1 / 0", "no such thing",
+     "INSERT INTO deferred VALUES (1)", "VACUUM", "CREATE INDEX CONCURRENTLY ON three (id)"],
+)  # fmt: skip
+def test_a_failing_file_leaves_nothing(database: Database, statement: str) -> None:
+    """8: what would end the transaction fails as a mistake does, first or last in the file, and all is as before."""
+    nothing_stays(database, statement)
+
+
+def test_a_failing_file_leaves_nothing_on_any_postgresql(each: Database) -> None:
+    """The commands that end a transaction fail on every one."""
+    for statement in ("COMMIT", "ROLLBACK", "BEGIN", "SAVEPOINT here", "SELECT 1 / 0"):
+        nothing_stays(each, statement)
+        each.reset()
+        each.written.clear()
+        for path in each.sql.iterdir():
+            path.unlink()
+
+
+def nothing_stays(database: Database, statement: str) -> None:
+    prelude = "CREATE PROCEDURE ending() LANGUAGE plpgsql AS 'BEGIN COMMIT; END';\n"
+    prelude += "CREATE TABLE deferred (id bigint REFERENCES person DEFERRABLE INITIALLY DEFERRED);\n"
+    database.write(PEOPLE, prelude)
+    database.up()
+    before = database.everything()
+    for content in (f"{statement};", f"CREATE TABLE three (id integer);\n{statement};\nDROP VIEW adult;"):
+        (database.sql / "0003_c.sql").write_text(f"{content}\nCREATE TABLE four (id integer);\n{statement};\n")
+        with database.connect() as connection, pytest.raises(MigrationError) as caught:
+            runner.up(connection, files.read_files(database.sql, unsealed=True))
+        assert (caught.value.exit_code, "nothing changed" in str(caught.value)) == (files.FAILED, True)
+        assert database.everything() == before
+
+
+def test_a_file_has_the_time_that_it_asks_for(each: Database) -> None:
+    """8 when its statement-timeout is over; a longer one is enough, and without one it is a minute."""
+    each.write(PEOPLE)
+    each.up()
+    for limit, code in (("100ms", files.FAILED), ("1h", 0)):
+        (each.sql / "0002_b.sql").write_text(f"-- migrate: statement-timeout={limit}\nSELECT pg_sleep(0.3);\n")
+        each.seal() if not code else None
+        pending = files.read_files(each.sql, unsealed=True)
+        with each.connect() as connection:
+            if code:
+                with pytest.raises(MigrationError, match="statement timeout") as caught:
+                    runner.up(connection, pending)
+                assert caught.value.exit_code == code
+            else:
+                runner.up(connection, pending)
+    assert each.state()[0] == [1, 2]
+    assert pending[0].statement_timeout == "1min"
+
+
+def test_readers_do_not_queue_behind_a_waiting_migration(each: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While an old reader holds the table, others read it within a second, and the last word names who holds it."""
+    each.write(PEOPLE)
+    each.up()
+    each.write(TOWN)
+    monkeypatch.setattr(runner, "TABLE_LOCK_ATTEMPTS", 2)
+    waited: list[float] = []
+    done = threading.Event()
+
+    def read() -> None:
+        with each.connect() as connection:
+            while not done.is_set():
+                started_at = time.monotonic()
+                connection.execute("SELECT count(*) FROM person")
+                waited.append(time.monotonic() - started_at)
+
+    with each.connect(application_name="an old report") as reader:
+        reader.execute("BEGIN; SELECT FROM person")
+        other = threading.Thread(target=read)
+        other.start()
+        before = each.everything()
+        error = failed(each, files.FAILED)
+        done.set()
+        other.join()
+        assert f"pid {reader.info.backend_pid} an old report of user" in str(error)
+        assert "nothing changed" in str(error)
+        assert each.everything() == before
+    assert 0.3 < max(waited) < 1  # some did wait for the migration, and the migration did not wait for long
+
+
+def test_a_reader_that_ends_is_waited_for(
+    each: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`up` tries again, says whom it waits for, and succeeds when the reader has ended."""
+    each.write(PEOPLE)
+    each.up()
+    each.write(TOWN)
+    with each.connect(application_name="a report") as reader, caplog.at_level("INFO", "ledger"):
+        reader.execute("BEGIN; SELECT FROM person")
+        threading.Timer(0.8, reader.execute, ["COMMIT"]).start()
+        assert len(each.up()) == 1
+    assert caplog.messages[0].startswith("0002_b.sql needs a lock that others hold: pid ")
+    assert [vars(record)["event"] for record in caplog.records][-1] == "migration.applied"
+    assert {vars(record).get("attempt", 0) for record in caplog.records} >= {0, 1}
+
+
+@pytest.mark.parametrize(("content", "index"), [(INDEX, "person_town"), (DROP_INDEX, "person_name")])
+@pytest.mark.parametrize("how", ["terminate", "kill"])
+def test_an_interrupted_index_is_begun_anew(each: Database, content: str, index: str, how: str) -> None:
+    """CREATE and DROP INDEX CONCURRENTLY, cut off while they wait for an old transaction: `up` again finishes them."""
+    each.write(PEOPLE, TOWN)
+    each.up()
+    each.write(content)
+    with each.connect() as old:
+        old.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM person")
+        process = PROCESSES.Process(target=migrations.up, args=(each.urls.owner, each.sql))
+        process.start()
+        invalid = f"SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('{index}')"
+        eventually(lambda: each.ask(invalid) is False)
+        if how == "terminate":
+            each.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted")
+        else:
+            process.kill()
+        process.join()
+        assert process.exitcode != 0
+        assert (each.state()[0], each.ask(invalid)) == ([1, 2], False)
+    assert len(each.up()) == 1
+    assert each.ask(invalid) is (True if content == INDEX else None)
+    assert (each.state()[0], each.verify()) == ([1, 2, 3], [])
+
+
+def test_an_index_over_duplicates(each: Database) -> None:
+    """9 with the reason, each time that it is tried, until the duplicate is gone; then it is built."""
+    each.write(PEOPLE, TOWN)
+    each.up()
+    each.execute("INSERT INTO person (town) VALUES ('Köln'), ('Köln')")
+    each.write(INDEX)
+    for _ in range(2):
+        error = failed(each, files.INTERRUPTED)
+        assert "(town)=(Köln) is duplicated" in str(error)
+        assert not each.ask("SELECT indisvalid FROM pg_index WHERE indexrelid = 'person_town'::regclass")
+    each.execute("DELETE FROM person WHERE id = 1")
+    assert len(each.up()) == 1
+    assert each.verify() == []
+
+
+def test_an_index_of_that_name_made_by_hand(each: Database) -> None:
+    """3: it is not the one that the seal promises, and the version is not recorded."""
+    each.write(PEOPLE, TOWN)
+    each.up()
+    each.execute("CREATE INDEX person_town ON person (mood)")
+    each.write(INDEX)
+    for _ in range(2):
+        error = failed(each, files.DRIFT)
+        assert error.difference == [
+            "- index person_town CREATE UNIQUE INDEX person_town ON public.person USING btree (town)",
+            "+ index person_town CREATE INDEX person_town ON public.person USING btree (mood)",
+        ]
+        assert each.state()[0] == [1, 2]
+
+
+def test_an_index_and_another_change_by_hand(each: Database) -> None:
+    """An index that may be half-made hides nothing else: 3 before it is begun."""
+    each.write(PEOPLE, TOWN)
+    each.up()
+    each.execute("CREATE INDEX person_town_too ON person (town)")
+    each.write(INDEX)
+    before = each.everything()
+    assert len(failed(each, files.DRIFT).difference) == 1
+    assert each.everything() == before
+
+
+def test_a_connection_that_is_lost(database: Database) -> None:
+    """8 when the server ends the session in the middle of a file: the end is not known here, and `up` shows it."""
+    database.write(PEOPLE, "SELECT pg_terminate_backend(pg_backend_pid());\n", seal=False)
+    with (
+        database.connect() as connection,
+        pytest.raises(MigrationError, match="was cut off, up will show its end") as e,
+    ):
+        runner.up(connection, files.read_files(database.sql, unsealed=True))
+    assert e.value.exit_code == files.FAILED
+    assert database.state()[0] == [1]
+
+
+def test_a_runner_that_holds_the_lock_is_named(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """5, with its pid and name, and nothing was touched."""
+    monkeypatch.setattr(runner, "LOCK_WAIT_SECONDS", 0)
+    database.write(PEOPLE)
+    with psycopg.connect(database.urls.owner, autocommit=True, application_name="a runner") as other:
+        other.execute("SELECT pg_advisory_lock(%s)", [runner.LOCK_KEY])
+        before = database.everything()
+        assert f"pid {other.info.backend_pid} a runner of user" in str(failed(database, files.LOCKED))
+        assert database.everything() == before
+    assert len(database.up()) == 1
