@@ -38,7 +38,6 @@ def main() -> None:
     owner = psycopg.connect(os.environ["MIGRATE_DATABASE_URL"], autocommit=True)
     runner.up(owner, read_files())
     database = Database(os.environ["DATABASE_URL"], 8)
-    database.open()
     for n in range(ACCOUNTS):
         opened = partial(accounts.open, id=f"a{n}", currency="EUR", min_balance=None, metadata={}, caller="bench")
         database.run(opened)

@@ -7,30 +7,17 @@ credentials, scope, query, body envelope, JSON. Members and rules belong to the 
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from wsgiref.types import StartResponse, WSGIEnvironment
 
-from service import callers, logs, metrics
+from service import callers, logs, metrics, wire
 from service.config import Caller
 from service.contract import LIMITS
 from service.endpoints import Parts, accounts, contract, operations, transfers
 from service.ledger.errors import Refusal
-from service.wire import (
-    Request,
-    Response,
-    match_path,
-    problem_response,
-    read_body,
-    read_query,
-    request_id,
-    trace_context,
-)
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+from service.wire import Request, Response
 
 MAX_IN_FLIGHT = 112  # of the server's 128 threads: the rest answer health, readiness and refusals at once
 
@@ -64,6 +51,7 @@ ROUTES = (
     Route("GET", "/metrics", None, operations.metrics),
 )
 
+_PATHS = {route.path: {same.method: same for same in ROUTES if same.path == route.path} for route in ROUTES}
 PATH_CHARACTERS = 256  # a log line shows no more of a path
 _COMMON_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 UNMATCHED = "unmatched"  # the route of log lines and metrics when no route was found
@@ -74,9 +62,9 @@ _QUIET = frozenset({"/health", "/ready", "/metrics"})  # asked every few seconds
 class Visit:
     """What is known of one request on its way, for its answer and its log line."""
 
+    environ: WSGIEnvironment
     method: str
     path: str  # as sent, without the query
-    client: str
     id: str
     route: str = UNMATCHED
     caller: str = ""
@@ -92,83 +80,68 @@ class Application:
         self._callers = known_callers
         self._places = threading.BoundedSemaphore(MAX_IN_FLIGHT)
 
-    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         started_at = time.perf_counter()
-        raw_uri: str = environ["RAW_URI"]
-        visit = Visit(
-            method=environ["REQUEST_METHOD"],
-            path=raw_uri.partition("?")[0],
-            client=environ.get("REMOTE_ADDR", ""),
-            id=request_id(environ.get("HTTP_X_REQUEST_ID")),
-        )
-        trace_id, span_id = trace_context(environ.get("HTTP_TRACEPARENT"))
-        logs.context.set({"request_id": visit.id, "trace_id": trace_id, "span_id": span_id})
+        id = wire.request_id(environ.get("HTTP_X_REQUEST_ID"))
+        trace_id, span_id = wire.trace_context(environ.get("HTTP_TRACEPARENT"))
+        visit = Visit(environ, environ["REQUEST_METHOD"], environ["RAW_URI"].partition("?")[0], id)
+        logs.context.set({"request_id": id, "trace_id": trace_id, "span_id": span_id})
         logs.timings.set(visit.timings)
         with metrics.ACTIVE_REQUESTS.track_inprogress():
-            response = self._answer(environ, visit)
+            response = self._answer(visit)
         _record(visit, response, time.perf_counter() - started_at)
         logs.context.set(None)
-        headers = {**response.headers, **_COMMON_HEADERS, "X-Request-Id": visit.id}
-        if response.status != HTTPStatus.NO_CONTENT:
+        headers = {**response.headers, **_COMMON_HEADERS, "X-Request-Id": id}
+        if response.status != 204:
             headers["Content-Length"] = str(len(response.body))
         start_response(f"{response.status} {HTTPStatus(response.status).phrase}", list(headers.items()))
         return [b"" if visit.method == "HEAD" else response.body]
 
-    def _answer(self, environ: "WSGIEnvironment", visit: Visit) -> Response:
+    def _answer(self, visit: Visit) -> Response:
         """The one place that turns refusals and unforeseen errors into answers."""
         try:
-            return self._handle(environ, visit)
-        except Refusal as refusal:
-            visit.refusal = refusal.slug
-            return problem_response(refusal, visit.id)
+            return self._handle(visit)
+        except Refusal as raised:
+            refusal = raised
         except Exception:
             logs.log.exception("unforeseen error", extra={"event": "request.failed"})
-            visit.refusal = "internal-error"
-            return problem_response(Refusal(visit.refusal, "The log has the cause under this request_id."), visit.id)
+            refusal = Refusal("internal-error", "The log has the cause under this request_id.")
+        visit.refusal = refusal.slug
+        response = wire.problem_response(refusal, visit.id)
+        if response.status == 405:
+            response.headers["Allow"] = _allowed(visit.route)
+        return response
 
-    def _handle(self, environ: "WSGIEnvironment", visit: Visit) -> Response:
+    def _handle(self, visit: Visit) -> Response:
+        environ = visit.environ
         if environ["SERVER_PROTOCOL"] == "HTTP/1.1" and "HTTP_HOST" not in environ:
             raise Refusal("bad-request", "HTTP/1.1 needs the header Host.")
-        template, parameters = match_path(visit.path, _PATHS)
-        visit.route = template
-        routes = _PATHS[template]
-        route = routes.get("GET" if visit.method == "HEAD" else visit.method)
+        visit.route, parameters = wire.match_path(visit.path, _PATHS)
+        if visit.method == "OPTIONS":
+            return Response(204, headers={"Allow": _allowed(visit.route)})
+        route = _PATHS[visit.route].get("GET" if visit.method == "HEAD" else visit.method)
         if route is None:
-            return _other_method(visit, routes)
-        with self._place(route):
+            raise Refusal("method-not-allowed", "The Allow header lists the methods of this path.")
+        if route.scope and not self._places.acquire(blocking=False):  # a queue without bounds would hide the overload
+            metrics.SHED.labels("in_flight").inc()
+            raise Refusal("overloaded", f"{MAX_IN_FLIGHT} requests are in flight.", outcome="not_applied")
+        try:
             if route.scope:
                 caller = callers.authenticate(environ.get("HTTP_AUTHORIZATION"), self._callers)
                 visit.caller = caller.name
                 callers.authorize(caller, route.scope)
-            query = read_query(environ["QUERY_STRING"], route.query)
-            body = read_body(environ, route.body_bytes) if route.body_bytes else None
+            query = wire.read_query(environ["QUERY_STRING"], route.query)
+            body = wire.read_body(environ, route.body_bytes) if route.body_bytes else None
             return route.endpoint(Request(visit.id, visit.caller, parameters, query, body), self.parts)
-
-    @contextmanager
-    def _place(self, route: Route) -> Iterator[None]:
-        """A place in flight, or Refusal `overloaded` at once: an unbounded queue would only hide the overload."""
-        if route.scope is None:
-            yield
-        elif self._places.acquire(blocking=False):
-            try:
-                yield
-            finally:
+        finally:
+            if route.scope:
                 self._places.release()
-        else:
-            metrics.SHED.labels("in_flight").inc()
-            raise Refusal("overloaded", f"{MAX_IN_FLIGHT} requests are in flight.", outcome="not_applied")
 
 
-def _other_method(visit: Visit, routes: dict[str, Route]) -> Response:
-    allowed = {"OPTIONS", *routes} | ({"HEAD"} if "GET" in routes else set())
-    if visit.method == "OPTIONS":
-        response = Response(204)
-    else:
-        refusal = Refusal("method-not-allowed", "The Allow header lists the methods of this path.")
-        visit.refusal = refusal.slug
-        response = problem_response(refusal, visit.id)
-    response.headers["Allow"] = ", ".join(sorted(allowed))
-    return response
+def _allowed(path: str) -> str:
+    """The methods of a path, as the header Allow has them."""
+    methods = {"OPTIONS", *_PATHS[path]}
+    return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
 
 
 def _record(visit: Visit, response: Response, seconds: float) -> None:
@@ -178,10 +151,7 @@ def _record(visit: Visit, response: Response, seconds: float) -> None:
     level = logging.DEBUG if visit.route in _QUIET else logging.WARNING if response.status >= 500 else logging.INFO
     logs.log.log(
         level,
-        "%s %s %d",
-        method,
-        visit.route,
-        response.status,
+        f"{method} {visit.route} {response.status}",
         extra={
             "event": "request.shed" if visit.refusal == "overloaded" else "request",
             "caller": visit.caller,
@@ -194,11 +164,6 @@ def _record(visit: Visit, response: Response, seconds: float) -> None:
             "db_ms": round(visit.timings.get("db_ms", 0.0), 3),
             "queue_ms": round(visit.timings.get("queue_ms", 0.0), 3),
             "bytes": len(response.body),
-            "client": visit.client,
+            "client": visit.environ.get("REMOTE_ADDR", ""),
         },
     )
-
-
-_PATHS: dict[str, dict[str, Route]] = {}
-for _route in ROUTES:
-    _PATHS.setdefault(_route.path, {})[_route.method] = _route

@@ -16,14 +16,11 @@ def authenticate(authorization: str | None, callers: tuple[Caller, ...]) -> Call
         raise Refusal("unauthorized", "Send the header Authorization: Bearer with a token.")
     match = _BEARER.fullmatch(authorization)
     presented = hashlib.sha256(match[1].encode("ascii")).hexdigest() if match else ""
-    known = None
-    for caller in callers:
-        for token_sha256 in caller.token_sha256:  # every hash is compared, so that time tells nothing
-            if hmac.compare_digest(presented, token_sha256):
-                known = caller
-    if known is None:
+    # Every hash is compared, so that time tells nothing.
+    known = [caller for caller in callers for sha256 in caller.token_sha256 if hmac.compare_digest(presented, sha256)]
+    if not known:
         raise Refusal("unauthorized", "The token is not known.")
-    return known
+    return known[0]
 
 
 def authorize(caller: Caller, scope: str) -> None:

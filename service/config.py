@@ -13,8 +13,7 @@ SCOPES = ("read", "write", "admin")
 # SHA-256 of `development-only-token`, which stands in .env.example for all to read.
 DEVELOPMENT_TOKEN_SHA256 = "91aed8ce6fb6e56b393262061070d59eddd20c5a010b1f86befd11d96319f958"
 
-ENVIRONMENTS = ("production", "development")
-LOG_LEVELS = ("debug", "info", "warning", "error")
+_SCOPE = re.compile("|".join(SCOPES))
 _CALLER_NAME = re.compile(r"[a-z][a-z0-9_.-]{0,39}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -45,7 +44,7 @@ class Config:
         """The settings as they may be logged: the database without its password, callers without their tokens."""
         return {
             **vars(self),
-            "database_url": _without_password(self.database_url),
+            "database_url": make_conninfo("", **{**conninfo_to_dict(self.database_url), "password": None}),
             "callers": {caller.name: sorted(caller.scopes) for caller in self.callers},
         }
 
@@ -64,18 +63,16 @@ def load(environment: Mapping[str, str]) -> Config:
     config = Config(
         database_url=settings.database_url("DATABASE_URL"),
         callers=settings.callers("CALLERS"),
-        environment=settings.choice("ENVIRONMENT", ENVIRONMENTS, "production"),
+        environment=settings.choice("ENVIRONMENT", ("production", "development"), "production"),
         host=settings.text("HOST", "0.0.0.0"),
         port=settings.whole_number("PORT", 8080, 1, 65535),
-        log_level=settings.choice("LOG_LEVEL", LOG_LEVELS, "info"),
+        log_level=settings.choice("LOG_LEVEL", ("debug", "info", "warning", "error"), "info"),
         pool_size=settings.whole_number("POOL_SIZE", 8, 1, 100),
         startup_wait_seconds=settings.whole_number("STARTUP_WAIT_SECONDS", 0, 0, 3600),
     )
-    hashes = {token for caller in config.callers for token in caller.token_sha256}
-    if config.environment == "production" and DEVELOPMENT_TOKEN_SHA256 in hashes:
-        settings.faults.append(
-            "CALLERS holds the development token, which is public: make a token of your own for production"
-        )
+    is_public = any(DEVELOPMENT_TOKEN_SHA256 in caller.token_sha256 for caller in config.callers)
+    rule = "CALLERS holds the development token, which is public: make a token of your own for production"
+    settings.expect(config.environment != "production" or not is_public, rule)
     if settings.faults:
         raise ConfigError(settings.faults)
     return config
@@ -88,79 +85,73 @@ class _Settings:
         self.environment = environment
         self.faults: list[str] = []
 
+    def expect(self, holds: bool, fault: str) -> bool:
+        if not holds:
+            self.faults.append(fault)
+        return holds
+
     def text(self, name: str, default: str) -> str:
         return self.environment.get(name) or default
 
     def required(self, name: str, example: str) -> str:
-        value = self.environment.get(name, "")
-        if not value:
-            self.faults.append(f"{name} is missing: set it, for example to {example}")
+        value = self.text(name, "")
+        self.expect(value != "", f"{name} is missing: set it, for example to {example}")
         return value
 
     def choice(self, name: str, choices: tuple[str, ...], default: str) -> str:
         value = self.text(name, default)
-        if value not in choices:
-            self.faults.append(f"{name} must be one of {', '.join(choices)}")
+        self.expect(value in choices, f"{name} must be one of {', '.join(choices)}")
         return value
 
     def whole_number(self, name: str, default: int, lowest: int, highest: int) -> int:
         value = self.text(name, str(default))
-        if re.fullmatch(r"[0-9]{1,9}", value) and lowest <= int(value) <= highest:
-            return int(value)
+        fits = re.fullmatch(r"[0-9]{1,9}", value) is not None and lowest <= int(value) <= highest
         fault = f"{name} must be a whole number from {lowest} to {highest}"
         if value.startswith("tcp://"):  # what Kubernetes puts there for a Service whose name makes the same variable
             fault += "; Kubernetes set it for a Service of that name: use enableServiceLinks: false"
-        self.faults.append(fault)
-        return default
+        return int(value) if self.expect(fits, fault) else default
 
     def database_url(self, name: str) -> str:
         value = self.required(name, "postgresql://ledger_service:PASSWORD@HOST:5432/ledger")
-        if not is_database_url(value):
-            self.faults.append(f"{name} is not a connection URL: write postgresql://USER:PASSWORD@HOST:5432/DATABASE")
+        rule = "is not a connection URL: write postgresql://USER:PASSWORD@HOST:5432/DATABASE"
+        self.expect(is_database_url(value), f"{name} {rule}")
         return value
 
     def callers(self, name: str) -> tuple[Caller, ...]:
         """The callers of a JSON list; those that are faulty stand in it as far as they can be read."""
-        text = self.required(
-            name, '[{"name": "checkout", "scopes": ["read", "write"], "token_sha256": ["…64 hex digits…"]}]'
-        )
+        example = '[{"name": "checkout", "scopes": ["read", "write"], "token_sha256": ["…64 hex digits…"]}]'
+        text = self.required(name, example)
         if not text:
             return ()
         try:
             entries = json.loads(text)
         except (ValueError, RecursionError):
             entries = None
-        if not isinstance(entries, list) or not entries:
-            self.faults.append(f"{name} must be a JSON list with at least one caller")
+        is_list = isinstance(entries, list) and entries != []
+        if not self.expect(is_list, f"{name} must be a JSON list with at least one caller"):
             return ()
-        callers = [self._caller(f"{name}[{index}]", entry) for index, entry in enumerate(entries)]
-        self._refuse_twice(name, "a caller", [caller.name for caller in callers])
-        self._refuse_twice(name, "a token", [token for caller in callers for token in caller.token_sha256])
-        return tuple(callers)
+        callers = tuple(self._caller(f"{name}[{index}]", entry) for index, entry in enumerate(entries))
+        names = [caller.name for caller in callers]
+        tokens = [token for caller in callers for token in caller.token_sha256]
+        self.expect(len(set(names)) == len(names), f"{name} names a caller twice")
+        self.expect(len(set(tokens)) == len(tokens), f"{name} names a token twice")
+        return callers
 
     def _caller(self, place: str, entry: Any) -> Caller:
-        if not isinstance(entry, dict) or entry.keys() != {"name", "scopes", "token_sha256"}:
-            self.faults.append(f"{place} must have the members name, scopes and token_sha256, and no other")
+        is_whole = isinstance(entry, dict) and entry.keys() == {"name", "scopes", "token_sha256"}
+        if not self.expect(is_whole, f"{place} must have the members name, scopes and token_sha256, and no other"):
             return Caller(place, frozenset(), ())
-        name, scopes, tokens = entry["name"], entry["scopes"], entry["token_sha256"]
-        if not isinstance(name, str) or not _CALLER_NAME.fullmatch(name):
-            self.faults.append(f"{place}.name must be 1 to 40 of a-z, 0-9, '.', '_' and '-', beginning with a letter")
-            name = place
-        if not isinstance(scopes, list) or not scopes or not all(scope in SCOPES for scope in scopes):
-            self.faults.append(f"{place}.scopes must be a list of some of {', '.join(SCOPES)}")
-            scopes = []
-        if (
-            not isinstance(tokens, list)
-            or not tokens
-            or not all(isinstance(t, str) and _SHA256.fullmatch(t) for t in tokens)
-        ):
-            self.faults.append(f"{place}.token_sha256 must be a list of SHA-256 hashes in 64 small hex digits")
-            tokens = []
+        name_rule = "1 to 40 of a-z, 0-9, '.', '_' and '-', beginning with a letter"
+        (name,) = self._strings(f"{place}.name", [entry["name"]], _CALLER_NAME, name_rule) or [place]
+        scopes = self._strings(f"{place}.scopes", entry["scopes"], _SCOPE, f"a list of some of {', '.join(SCOPES)}")
+        hash_rule = "a list of SHA-256 hashes in 64 small hex digits"
+        tokens = self._strings(f"{place}.token_sha256", entry["token_sha256"], _SHA256, hash_rule)
         return Caller(name, frozenset(scopes), tuple(tokens))
 
-    def _refuse_twice(self, name: str, what: str, values: list[str]) -> None:
-        if len(set(values)) < len(values):
-            self.faults.append(f"{name} names {what} twice")
+    def _strings(self, place: str, values: Any, pattern: re.Pattern[str], rule: str) -> list[str]:
+        """The list, if it has something in it and all of it fits; else none of it."""
+        fit = isinstance(values, list) and all(isinstance(text, str) and pattern.fullmatch(text) for text in values)
+        return values if self.expect(fit and values != [], f"{place} must be {rule}") else []
 
 
 def is_database_url(value: str) -> bool:
@@ -174,7 +165,3 @@ def is_database_url(value: str) -> bool:
         return False
     places = f"{found.get('host', '')}{found.get('dbname', '')}"
     return "@" not in places and bool(re.fullmatch("[0-9,]*", str(found.get("port", ""))))
-
-
-def _without_password(url: str) -> str:
-    return make_conninfo("", **{**conninfo_to_dict(url), "password": None})

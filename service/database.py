@@ -26,9 +26,8 @@ POOL_TIMEOUT_SECONDS = 1.0  # waiting longer for a connection only makes everybo
 RECONNECT_TIMEOUT_SECONDS = 3.0  # the pool's own back-off has no cap: 18 s without a connection after 40 s of outage
 MAX_WAITING = 128  # one per thread of the server; the front door sheds before
 ATTEMPTS = 3
-FIRST_PAUSE_SECONDS = (
-    0.025  # a random pause, up to twice this before the second attempt and four times before the third
-)
+# A random pause, up to twice this before the second attempt and four times before the third.
+FIRST_PAUSE_SECONDS = 0.025
 DRAIN_EVERY_SECONDS = 1.0
 
 CONNECT: dict[str, Any] = {
@@ -110,7 +109,7 @@ class Connection(psycopg.Connection[TupleRow]):
 
 
 class Database:
-    """Lends connections to work, and repeats the work where that is safe and may help."""
+    """Lends connections to work, and repeats the work where that is safe and may help. Make it after the fork."""
 
     def __init__(self, url: str, pool_size: int) -> None:
         self._pool = ConnectionPool(
@@ -118,26 +117,21 @@ class Database:
             connection_class=Connection,
             kwargs=CONNECT,
             min_size=pool_size,
-            max_size=pool_size,
-            open=False,
+            open=True,  # begins to connect, without waiting for it
             configure=configure,
             timeout=POOL_TIMEOUT_SECONDS,
             max_waiting=MAX_WAITING,
             reconnect_timeout=RECONNECT_TIMEOUT_SECONDS,
             name="ledger",
         )
+        metrics.OPEN_POOLS.append(self._pool.get_stats)
         self._pool_size = pool_size
-        self._lent = 0
+        self._lent: set[Connection] = set()
         self._drained_at = float("-inf")
-        self._lock = threading.Lock()  # guards the two above
-
-    def open(self) -> None:
-        """Begin to connect, without waiting for it. Call it after the fork."""
-        self._pool.open()
-        metrics.POOLS.open.append(self._pool.get_stats)
+        self._lock = threading.Lock()  # guards the one above
 
     def close(self) -> None:
-        metrics.POOLS.open.remove(self._pool.get_stats)
+        metrics.OPEN_POOLS.remove(self._pool.get_stats)
         self._pool.close()
 
     def run(self, work: Callable[[Connection], T]) -> T:
@@ -159,16 +153,16 @@ class Database:
                 metrics.COMMIT_UNKNOWN.inc()
                 outcome = "unknown"
             logs.log.warning(
-                "the work failed: %s",
-                type(fault).__name__,
+                f"the work failed: {type(fault).__name__}",
                 extra={"event": "database.fault", "attempt": attempt, "sqlstate": fault.sqlstate, "outcome": outcome},
             )
+            may_pass, told = self._judge(fault, outcome)
             pause = random.uniform(0, FIRST_PAUSE_SECONDS * 2**attempt)
-            if attempt == ATTEMPTS or not self._may_pass(fault) or time.monotonic() + pause > deadline:
+            if attempt == ATTEMPTS or not may_pass or time.monotonic() + pause > deadline:
                 break
             self._drain_after(fault)
             time.sleep(pause)
-        raise self._refusal(fault, outcome) from fault
+        raise told from fault
 
     @contextmanager
     def _lend(self, deadline: float) -> Iterator[Connection]:
@@ -177,31 +171,30 @@ class Database:
             lent_at = time.monotonic()
             logs.add_time("queue_ms", lent_at - asked_at)
             connection.deadline, connection.commit_sent = deadline, False
-            self._count_lent(+1)
+            self._lent.add(connection)
             try:
                 yield connection
             finally:
-                self._count_lent(-1)
+                self._lent.remove(connection)
                 logs.add_time("db_ms", time.monotonic() - lent_at)
 
-    def _count_lent(self, change: int) -> None:
-        with self._lock:
-            self._lent += change
-
-    def _is_busy(self) -> bool:
-        """Whether all connections are at work. If one waited in vain and they are not, the database is away."""
-        return self._lent >= self._pool_size
-
-    def _may_pass(self, fault: psycopg.Error) -> bool:
-        if isinstance(fault, PoolTimeout):
-            return not self._is_busy()
-        if fault.sqlstate is None:
-            return not isinstance(fault, DeadlinePassed | TooManyRequests) and isinstance(fault, LOST_KINDS)
-        return (
-            fault.sqlstate in PASSING
-            or fault.sqlstate.startswith(CONNECTION_CLASS)
-            or fault.diag.constraint_name in RACES
-        )
+    def _judge(self, fault: psycopg.Error, outcome: str) -> tuple[bool, Exception]:
+        """Whether the fault may pass, and what the caller is told: from codes and names alone, never from English."""
+        code, constraint = fault.sqlstate or "", fault.diag.constraint_name or ""
+        if slug := CONSTRAINTS.get(constraint):
+            return False, Refusal(slug, "The database refused the transfer by its own rule. Nothing was applied.")
+        is_busy = len(self._lent) == self._pool_size  # if one waited in vain and it is not, the database is away
+        if isinstance(fault, TooManyRequests) or (isinstance(fault, PoolTimeout) and is_busy):
+            metrics.SHED.labels("pool").inc()
+            return False, Refusal("overloaded", "All database connections are taken.", outcome=outcome)
+        if isinstance(fault, DeadlinePassed) or code in TIMED_OUT:
+            return False, Refusal("deadline-exceeded", "The database took too long.", outcome=outcome)
+        is_gone = not code and isinstance(fault, LOST_KINDS)
+        may_pass = is_gone or code in PASSING or code.startswith(CONNECTION_CLASS) or constraint in RACES
+        if may_pass or code.startswith(EXHAUSTED_CLASS):
+            told = Refusal("database-unavailable", "The database is away or refuses to work.", outcome=outcome)
+            return may_pass, told
+        return False, fault
 
     def _drain_after(self, fault: psycopg.Error) -> None:
         """Replace the idle connections, at most once a second, when this fault says that they are dead too."""
@@ -213,19 +206,6 @@ class Database:
             self._drained_at = time.monotonic()
         metrics.POOL_DRAINS.inc()
         self._pool.drain()
-
-    def _refusal(self, fault: psycopg.Error, outcome: str) -> Exception:
-        """What the caller is told: from codes and names alone, never from the database's English."""
-        if slug := CONSTRAINTS.get(fault.diag.constraint_name or ""):
-            return Refusal(slug, "The database refused the transfer by its own rule. Nothing was applied.")
-        if isinstance(fault, TooManyRequests) or (isinstance(fault, PoolTimeout) and self._is_busy()):
-            metrics.SHED.labels("pool").inc()
-            return Refusal("overloaded", "All database connections are taken.", outcome=outcome)
-        if isinstance(fault, DeadlinePassed) or fault.sqlstate in TIMED_OUT:
-            return Refusal("deadline-exceeded", "The database took too long.", outcome=outcome)
-        if self._may_pass(fault) or (fault.sqlstate or "").startswith(EXHAUSTED_CLASS):
-            return Refusal("database-unavailable", "The database is away or refuses to work.", outcome=outcome)
-        return fault
 
 
 def configure(connection: psycopg.Connection[Any]) -> None:

@@ -5,7 +5,6 @@ import sys
 import threading
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from types import TracebackType
 from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
@@ -34,9 +33,9 @@ def configure(level: str = "info") -> None:
     logging.root.setLevel(logging.WARNING)
     log.setLevel(level.upper())
     logging.captureWarnings(True)
-    sys.excepthook = _uncaught
-    threading.excepthook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
-    sys.unraisablehook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+    sys.excepthook = lambda kind, error, traceback: _uncaught(error)
+    threading.excepthook = lambda args: _uncaught(args.exc_value)
+    sys.unraisablehook = lambda args: _uncaught(args.exc_value)
 
 
 class Formatter(JsonFormatter):
@@ -58,10 +57,9 @@ class Formatter(JsonFormatter):
         log_data.update(extra)
         if record.exc_info and record.exc_info[0]:
             log_data["error"] = record.exc_info[0].__name__
-            log_data["stack"] = stack or self.formatException(record.exc_info)
+            log_data["stack"] = stack
 
 
-def _uncaught(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:
-    if error is None or issubclass(kind, KeyboardInterrupt):
-        return
-    log.critical("uncaught exception", exc_info=(kind, error, traceback), extra={"event": "uncaught"})
+def _uncaught(error: BaseException | None) -> None:
+    if not isinstance(error, KeyboardInterrupt | None):
+        log.critical("uncaught exception", exc_info=error, extra={"event": "uncaught"})

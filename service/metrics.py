@@ -34,13 +34,8 @@ KNOWN_METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPT
 class PoolCollector(Collector):
     """The figures of the open pools, read when they are asked for. A process has one pool; tests have more."""
 
-    def __init__(self) -> None:
-        self.open: list[Callable[[], dict[str, int]]] = []
-
     def collect(self) -> Iterator[Metric]:
-        total: Counts[str] = Counts()
-        for stats in self.open:
-            total.update(stats())
+        total = sum((Counts(stats()) for stats in OPEN_POOLS), Counts[str]())
         in_use = total["pool_size"] - total["pool_available"]
         yield GaugeMetricFamily("ledger_pool_size", "Database connections.", total["pool_size"])
         yield GaugeMetricFamily("ledger_pool_in_use", "Database connections at work.", in_use)
@@ -49,5 +44,5 @@ class PoolCollector(Collector):
         yield CounterMetricFamily("ledger_pool_timeouts", "Requests that waited in vain.", total["requests_errors"])
 
 
-POOLS = PoolCollector()
-REGISTRY.register(POOLS)
+OPEN_POOLS: list[Callable[[], dict[str, int]]] = []
+REGISTRY.register(PoolCollector())

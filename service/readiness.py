@@ -10,6 +10,7 @@ from service.migrate import files, history
 
 PROBE_EVERY_SECONDS = 1.0
 MISSES_UNTIL_UNREADY = 3  # one lost packet must not empty a whole fleet
+_UNREADY = {"database": False, "writable": False, "schema": False}
 
 
 class Readiness:
@@ -20,8 +21,8 @@ class Readiness:
         self._needed = len(files.read_files())
         self._lock = threading.Lock()
         self._probed_at = float("-inf")
-        self._misses = MISSES_UNTIL_UNREADY  # until the first probe
-        self._findings = {"database": False, "writable": False, "schema": False}
+        self._misses = 0
+        self._findings = _UNREADY  # until the first good probe
         metrics.SCHEMA_VERSION.labels("code").set(self._needed)
 
     def findings(self) -> dict[str, bool]:
@@ -43,10 +44,9 @@ class Readiness:
         except psycopg.Error as error:
             self._misses += 1
             if self._misses >= MISSES_UNTIL_UNREADY:
-                self._findings = {"database": False, "writable": False, "schema": False}
-            logs.log.warning(
-                "the database did not answer the probe: %s", type(error).__name__, extra={"event": "probe.missed"}
-            )
+                self._findings = _UNREADY
+            name = type(error).__name__
+            logs.log.warning("the database did not answer the probe: %s", name, extra={"event": "probe.missed"})
         else:
             self._misses = 0
             self._findings = {"database": True, "writable": writable, "schema": min_code <= self._needed <= version}

@@ -21,13 +21,8 @@ CLOSING_THREADS = 8  # each waits up to two seconds for a client that does not c
 RECEIVE_TIMEOUT_SECONDS = 5  # a request whose bytes stop coming is cut; else 128 of them stop every thread for ever
 
 
-def serve(config: Config) -> None:
-    """Serve until told to stop. Does not return: gunicorn ends the process."""
-    Server(config).run()
-
-
 class Server(BaseApplication):
-    """gunicorn with one worker: one process per container, replicas for more."""
+    """gunicorn with one worker: one process per container, replicas for more. `run` does not return."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -66,12 +61,8 @@ class Logger(gunicorn.glogging.Logger):
     """gunicorn's own lines go through the root logger and come out as JSON. The front door logs requests."""
 
     def setup(self, cfg: Any) -> None:
-        self.error_log.propagate = True
-        self.error_log.handlers = []
-        self.error_log.setLevel("INFO")
-
-    def access(self, *args: Any, **kwargs: Any) -> None:
-        return
+        super().setup(cfg)
+        self.error_log.handlers, self.error_log.propagate = [], True
 
     def warning(self, msg: str, *args: Any, **kwargs: Any) -> None:
         """Of a request that it cannot read, gunicorn would print the line, which may be a token."""

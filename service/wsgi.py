@@ -10,5 +10,4 @@ from service.readiness import Readiness
 def build(config: Config) -> Application:
     """The application, with its pool open. Call it after the fork, and close its database at the end."""
     database = Database(config.database_url, config.pool_size)
-    database.open()
     return Application(Parts(database, Readiness(config.database_url)), config.callers)

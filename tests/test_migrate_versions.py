@@ -89,11 +89,7 @@ def start(database: Database, folder: Path) -> int:
         {"DATABASE_URL": database.urls.service, "CALLERS": DEVELOPMENT, "ENVIRONMENT": "development"}
     )
     with patch.object(files.read_files, "__defaults__", (folder,)):
-        try:
-            service._check_database(settings)
-        except service.StartupError as error:
-            return error.code if error.fix else 1
-    return 0
+        return service._check_database(settings)
 
 
 def ready(database: Database, folder: Path) -> bool:

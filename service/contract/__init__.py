@@ -3,7 +3,6 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 _FOLDER = Path(__file__).parent
 
@@ -50,8 +49,3 @@ PROBLEMS: dict[str, ProblemType] = {
 def openapi_bytes() -> bytes:
     """The OpenAPI document, byte for byte as it is kept in the repository."""
     return (_FOLDER / "openapi.json").read_bytes()
-
-
-def problem_type(slug: str) -> dict[str, Any]:
-    """The catalogue's entry as the page `/problems/{slug}` shows it. Raises KeyError for an unknown slug."""
-    return {"slug": slug, **vars(PROBLEMS[slug])}

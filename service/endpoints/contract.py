@@ -1,6 +1,6 @@
 """/v1/openapi.json and /problems/{slug}: the contract, and each problem explained."""
 
-from service.contract import PROBLEMS, openapi_bytes, problem_type
+from service.contract import PROBLEMS, openapi_bytes
 from service.endpoints import Parts
 from service.ledger.errors import Refusal
 from service.wire import Request, Response, json_response
@@ -16,4 +16,4 @@ def problem(request: Request, parts: Parts) -> Response:
     slug = request.parameters["slug"]
     if slug not in PROBLEMS:
         raise Refusal("not-found", "No problem has this slug.")
-    return json_response(200, problem_type(slug))
+    return json_response(200, {"slug": slug, **vars(PROBLEMS[slug])})

@@ -18,14 +18,11 @@ CURRENCY_RULE = "must be 3 to 12 of A-Z 0-9 and begin with a letter"
 _WHOLE_NUMBER = re.compile(r"0|[1-9][0-9]{0,15}")  # written one way only; as many digits as 2^53-1 has
 
 
-class Faults:
+class Faults(list[dict[str, str]]):
     """The faults of one body, each with a pointer (RFC 6901) to its place."""
 
-    def __init__(self) -> None:
-        self.found: list[dict[str, str]] = []
-
     def add(self, pointer: str, detail: str) -> None:
-        self.found.append({"pointer": shown(pointer), "detail": detail})
+        self.append({"pointer": shown(pointer), "detail": detail})
 
 
 @contextmanager
@@ -33,9 +30,9 @@ def reading() -> Iterator[Faults]:
     """A block that reads fields. At its end Refusal `invalid-request` names all faults that were found in it."""
     faults = Faults()
     yield faults
-    if faults.found:
-        listed = faults.found[: LIMITS.errors_listed]
-        raise Refusal("invalid-request", f"{len(faults.found)} faults, {len(listed)} listed.", errors=listed)
+    if faults:
+        listed = faults[: LIMITS.errors_listed]
+        raise Refusal("invalid-request", f"{len(faults)} faults, {len(listed)} listed.", errors=listed)
 
 
 class Members:
