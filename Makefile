@@ -3,10 +3,12 @@ PYTHON ?= python3
 PORT ?= 8080
 URL ?= http://127.0.0.1:$(PORT)
 LEDGER_TOKEN ?= development-only-token
+STEPS ?= 12500
+SECONDS ?= 120
 BANK = bench/data/bank-1993.csv.gz
 python = .venv/bin/python
 
-.PHONY: help run test check lint types migrate seal smoke bank figures clean
+.PHONY: help run test model check lint types migrate seal audit smoke bank figures soak clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -16,6 +18,9 @@ run: .venv/ready .env ## the service on port 8080 with a PostgreSQL of its own; 
 
 test: .venv/ready ## all tests, on a real PostgreSQL
 	@$(python) -m pytest
+
+model: .venv/ready ## random requests against a model of the ledger: make model STEPS=…
+	@MODEL_STEPS='$(STEPS)' $(python) -m pytest -q -s tests/test_model.py -k model_does
 
 check: lint types test ## what CI runs: lint, types, tests; make check BASE=COMMIT also compares the seal with its past
 
@@ -34,6 +39,9 @@ seal: .venv/ready ## seal the new files of sql/, on a throw-away PostgreSQL
 migrate: .venv/ready .env ## bring the database of `make run`, or of DATABASE_URL, to the newest schema
 	@$(python) -m tests.run service.migrate up
 
+audit: .venv/ready .env ## prove the books of `make run`, or of DATABASE_URL
+	@$(python) -m tests.run service.audit
+
 smoke: ## check a running service from outside: make smoke URL=… LEDGER_TOKEN=…
 	@LEDGER_TOKEN='$(LEDGER_TOKEN)' sh tests/smoke.sh '$(URL)'
 
@@ -43,6 +51,10 @@ bank: .venv/ready ## post a real bank's year to a running service and compare ev
 figures: .venv/ready ## measure posting on this machine, for docs/figures.md
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$(readlink -f "$$dir/data")" "$$dir"' EXIT && \
 	    env -u DATABASE_URL $(python) -m tests.postgres --data "$$dir/data" -- $(python) -m bench.posting
+
+soak: .venv/ready ## 64 callers of everything for SECONDS, on a throw-away service or URL=…; then look for any harm
+	@LEDGER_TOKEN='$(LEDGER_TOKEN)' SECONDS='$(SECONDS)' URL='$(if $(filter-out file,$(origin URL)),$(URL))' \
+	    env -u DATABASE_URL $(python) -m bench.soak
 
 clean: ## remove the virtual environment, caches and the data of `make run`
 	@if [ -L .data/postgres ]; then rm -rf "$$(readlink .data/postgres)"; fi

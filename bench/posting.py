@@ -22,7 +22,7 @@ from psycopg.rows import TupleRow
 from service.database import Connection, Database
 from service.ledger import accounts, journal
 from service.ledger.errors import Refusal
-from service.ledger.posting import TransferRequest
+from service.ledger.records import TransferRequest
 from service.migrate import runner
 from service.migrate.files import read_files
 
@@ -86,7 +86,9 @@ def measure(name: str, database: Database, threads: int, size: int) -> float:
 
 def new_transfer(id: str) -> TransferRequest:
     source, target = random.sample(range(ACCOUNTS), 2)
-    return TransferRequest(id, f"a{source}", f"a{target}", 1, "EUR", {})
+    return TransferRequest(
+        id=id, from_account=f"a{source}", to_account=f"a{target}", amount=1, currency="EUR", metadata={}
+    )
 
 
 def in_a_pipeline(self: Connection, statements: str, parameters: Mapping[str, Any]) -> TupleRow | None:

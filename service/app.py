@@ -15,7 +15,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 from service import callers, logs, metrics, wire
 from service.config import Caller
 from service.contract import LIMITS
-from service.endpoints import Parts, accounts, contract, operations, transfers
+from service.endpoints import Parts, accounts, contract, holds, operations, transfers
 from service.ledger.errors import Refusal
 from service.wire import Request, Response
 
@@ -39,11 +39,18 @@ class Route:
 ROUTES = (
     Route("PUT", "/v1/accounts/{id}", "write", accounts.put, body_bytes=_SMALL),
     Route("GET", "/v1/accounts/{id}", "read", accounts.get),
+    Route("PATCH", "/v1/accounts/{id}", "admin", accounts.patch, body_bytes=_SMALL),
+    Route("GET", "/v1/accounts", "read", accounts.page, ("prefix", "after", "limit")),
     Route("GET", "/v1/accounts/{id}/entries", "read", accounts.entries, ("after", "before", "order", "limit")),
+    Route("GET", "/v1/accounts/{id}/balance", "read", accounts.balance, ("at", "number")),
+    Route("GET", "/v1/accounts/{id}/changes", "read", accounts.changes, ("after", "limit")),
     Route("PUT", "/v1/transfers/{id}", "write", transfers.put, body_bytes=_SMALL),
     Route("GET", "/v1/transfers/{id}", "read", transfers.get),
     Route("POST", "/v1/transfers", "write", transfers.post, body_bytes=_BATCH),
     Route("GET", "/v1/transfers", "read", transfers.feed, ("after", "limit")),
+    Route("PUT", "/v1/holds/{id}", "write", holds.put, body_bytes=_SMALL),
+    Route("GET", "/v1/holds/{id}", "read", holds.get),
+    Route("DELETE", "/v1/holds/{id}", "write", holds.delete),
     Route("GET", "/v1/openapi.json", None, contract.openapi),
     Route("GET", "/problems/{slug}", None, contract.problem),
     Route("GET", "/health", None, operations.health),

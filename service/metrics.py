@@ -18,8 +18,9 @@ REQUEST_SECONDS = Histogram(
 ACTIVE_REQUESTS = Gauge("http_server_active_requests", "Requests in hand.")
 SHED = Counter("ledger_requests_shed_total", "Requests refused because too much was in flight.", ["reason"])
 TRANSFERS = Counter("ledger_transfers_total", "Transfers written.", ["status", "reason"])
+HOLDS = Counter("ledger_holds_total", "Holds placed, captured, released or declined.", ["status", "reason"])
 POSTING_SIZE = Histogram(
-    "ledger_posting_batch_size", "Transfers asked for in one posting.", buckets=(1, 2, 5, 10, 50, 100, 200, 500, 1000)
+    "ledger_posting_batch_size", "Requests decided in one posting.", buckets=(1, 2, 5, 10, 50, 100, 200, 500, 1000)
 )
 POSTING_SECONDS = Histogram("ledger_posting_seconds", "Time of one posting, from BEGIN to the answer of COMMIT.")
 COMMIT_UNKNOWN = Counter("ledger_commit_unknown_total", "Connections lost after COMMIT was sent and before its answer.")

@@ -52,7 +52,8 @@ class Response:
 
 def json_response(status: int, value: Any, media_type: str = "application/json") -> Response:
     """An answer in JSON, with a line end that is kind to terminals."""
-    return Response(status, json.dumps(value, ensure_ascii=False).encode() + b"\n", {"Content-Type": media_type})
+    text = json.dumps(value, ensure_ascii=False, default=timestamp)
+    return Response(status, text.encode() + b"\n", {"Content-Type": media_type})
 
 
 def problem_response(refusal: Refusal, request_id: str) -> Response:

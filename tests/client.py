@@ -94,6 +94,27 @@ class Client:
         body = {"from": source, "to": target, "amount": amount, "currency": currency, **more}
         return self.put(f"/v1/transfers/{id}", body)
 
+    def hold(self, id: str, source: str, target: str, amount: int, currency: str = "EUR", **more: Any) -> Reply:
+        """Set money aside."""
+        body = {"from": source, "to": target, "amount": amount, "currency": currency, **more}
+        return self.put(f"/v1/holds/{id}", body)
+
+    def release(self, id: str) -> Reply:
+        """Release a hold."""
+        return self.request("DELETE", f"/v1/holds/{id}")
+
+    def capture(self, id: str, hold: str, **more: Any) -> Reply:
+        """Post the transfer `id` of what the hold set aside; all of it if no amount= is given."""
+        return self.put(f"/v1/transfers/{id}", {"captures": hold, **more})
+
+    def reverse(self, id: str, transfer: str, **more: Any) -> Reply:
+        """Post the transfer `id` that gives another one back; all that is left of it if no amount= is given."""
+        return self.put(f"/v1/transfers/{id}", {"reverses": transfer, **more})
+
+    def change(self, id: str, /, **members: Any) -> Reply:
+        """Change min_balance, status or metadata of an account."""
+        return self.request("PATCH", f"/v1/accounts/{id}", members)
+
     def batch(self, *items: dict[str, Any], atomic: bool = False) -> Reply:
         """Post a batch of what `item` made."""
         return self.post("/v1/transfers", {"atomic": atomic, "transfers": list(items)})
@@ -101,7 +122,22 @@ class Client:
     def balance(self, id: str) -> int:
         return int(self.get(f"/v1/accounts/{id}").json["balance"])
 
+    def amounts(self, id: str) -> tuple[int, int, int]:
+        """Balance, held and available of an account."""
+        account = self.get(f"/v1/accounts/{id}").json
+        return account["balance"], account["held"], account["available"]
+
 
 def item(id: str, source: str, target: str, amount: int, currency: str = "EUR", **more: Any) -> dict[str, Any]:
     """One transfer of a batch."""
     return {"id": id, "from": source, "to": target, "amount": amount, "currency": currency, **more}
+
+
+def capture(id: str, hold: str, **more: Any) -> dict[str, Any]:
+    """One transfer of a batch, of what a hold has set aside."""
+    return {"id": id, "captures": hold, **more}
+
+
+def reverse(id: str, transfer: str, **more: Any) -> dict[str, Any]:
+    """One transfer of a batch, that gives another one back."""
+    return {"id": id, "reverses": transfer, **more}

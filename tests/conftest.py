@@ -5,6 +5,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import pytest
 
 from service import config, wsgi
 from service.app import Application
+from service.ledger import audit
 from service.migrate import runner
 from service.migrate.files import read_files
-from tests import books, migrations, postgres
+from tests import migrations, postgres
 from tests.client import Client
 from tests.live import Urls as Urls
 
@@ -27,7 +29,51 @@ DEVELOPMENT = (
 )
 # A block that must leave every table as it found it.
 Unchanged = Callable[[], AbstractContextManager[None]]
-TABLES = ("account_change", "transfer", "account")  # in the order in which foreign keys let them be emptied
+TABLES = ("account_change", "transfer", "hold", "account")
+
+# Stands before the database's own clock wherever the service asks for the time, and tells the true time until a test
+# turns it. It comes after the migrations, so that the defaults of columns keep the true time.
+CLOCK = """
+    CREATE SCHEMA clock;
+    CREATE TABLE clock.hands (stopped_at timestamptz, ahead interval NOT NULL DEFAULT '0');
+    INSERT INTO clock.hands DEFAULT VALUES;
+    CREATE FUNCTION clock.clock_timestamp() RETURNS timestamptz VOLATILE LANGUAGE sql
+        AS 'SELECT coalesce(stopped_at, pg_catalog.clock_timestamp()) + ahead FROM clock.hands';
+    GRANT USAGE ON SCHEMA clock TO PUBLIC;
+    GRANT SELECT ON clock.hands TO PUBLIC;
+    DO $$
+    BEGIN
+        EXECUTE format('ALTER DATABASE %I SET search_path = clock, pg_catalog, public', current_database());
+    END
+    $$
+"""
+
+
+class Clock:
+    """The database's clock, as the service sees it."""
+
+    def __init__(self, owner: psycopg.Connection[Any]) -> None:
+        self._owner = owner
+
+    def now(self) -> datetime:
+        (now,) = self._owner.execute("SELECT clock.clock_timestamp()").fetchone() or (None,)
+        assert isinstance(now, datetime)
+        return now.astimezone(UTC)
+
+    def stop(self, moment: datetime | None = None) -> datetime:
+        """Stand still at the moment, or where it stands; returns it."""
+        stopped_at = moment or self.now()
+        self._owner.execute("UPDATE clock.hands SET stopped_at = %s, ahead = '0'", [stopped_at])
+        return stopped_at
+
+    def turn(self, **ahead: float) -> datetime:
+        """Go on by so many hours=, seconds= or microseconds=, stopped or not; returns where it stands then."""
+        self._owner.execute("UPDATE clock.hands SET ahead = ahead + %s", [timedelta(**ahead)])
+        return self.now()
+
+    def reset(self) -> None:
+        """Tell the true time again."""
+        self._owner.execute("UPDATE clock.hands SET stopped_at = NULL, ahead = '0'")
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +118,7 @@ def urls(new_database: Callable[[], AbstractContextManager[Urls]]) -> Iterator[U
     with new_database() as made:
         with psycopg.connect(made.owner, autocommit=True) as owner:
             runner.up(owner, read_files())
+            owner.execute(CLOCK)
         yield made
 
 
@@ -109,20 +156,28 @@ def owner(urls: Urls) -> Iterator[psycopg.Connection[Any]]:
         yield connection
 
 
+@pytest.fixture
+def clock(owner: psycopg.Connection[Any]) -> Clock:
+    """The clock of the database, to be stopped and turned; `balanced_books` sets it right again."""
+    return Clock(owner)
+
+
 @pytest.fixture(autouse=True)
 def balanced_books(owner: psycopg.Connection[Any]) -> Iterator[None]:
     """After every test the books must balance. Then they are emptied for the next one."""
     yield
-    found = books.faults(owner)
+    found = audit.run(owner).errors
+    Clock(owner).reset()
     empty(owner)
     assert not found
 
 
 def empty(owner: psycopg.Connection[Any]) -> None:
-    """Begin the books anew."""
-    for table in TABLES:
-        owner.execute(f"DELETE FROM {table}")
-    owner.execute("UPDATE journal SET last_number = 0")
+    """Begin the books anew. Holds and transfers name each other, so one statement deletes both."""
+    owner.execute("DELETE FROM account_change")
+    owner.execute("WITH emptied AS (DELETE FROM hold) DELETE FROM transfer")
+    owner.execute("DELETE FROM account")
+    owner.execute("UPDATE journal SET last_number = 0, last_at = clock_timestamp()")
 
 
 @pytest.fixture

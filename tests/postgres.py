@@ -97,6 +97,18 @@ def running(data: Path | None = None, binaries: Path | None = None) -> Iterator[
         keeper.communicate(b"stop\n")  # Not only closed: a forked copy of this process may hold the pipe open.
 
 
+def attached(data: Path) -> Server | None:
+    """The server that another run keeps on this data just now, if there is one, to be used beside it."""
+    try:
+        lines = (data.resolve() / "cluster" / "postmaster.pid").read_text().splitlines()
+        os.kill(int(lines[0]), 0)
+    except (OSError, ValueError, IndexError):  # there is none, or it was killed and left its file
+        return None
+    if len(lines) < 8 or lines[7].strip() != "ready":
+        return None
+    return Server(best(installations()), Path(lines[1]), Path(lines[4]))
+
+
 def _ordered(keeper: "subprocess.Popen[bytes]", order: dict[str, Any]) -> Server:
     """Give the keeper its order, one line of JSON, and read what became of it."""
     assert keeper.stdin is not None, "bug: the keeper was started without pipes"

@@ -31,7 +31,9 @@ def main(arguments: list[str]) -> int:
     try:
         with contextlib.ExitStack() as stack:
             if "DATABASE_URL" not in environment:
-                server = stack.enter_context(postgres.running(ROOT / ".data" / "postgres"))
+                data = ROOT / ".data" / "postgres"
+                beside = postgres.attached(data) if arguments else None  # of a `make run` that goes on
+                server = beside or stack.enter_context(postgres.running(data))
                 environment |= {"DATABASE_URL": server.service_url, "MIGRATE_DATABASE_URL": server.owner_url}
             if arguments:
                 return run(arguments, environment)

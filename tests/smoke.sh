@@ -1,6 +1,6 @@
 #!/bin/sh
 # Checks a running service from outside: smoke.sh URL, with a token of scopes read and write in LEDGER_TOKEN.
-# It opens two accounts of its own and moves one unit between them. Exit 1 at the first thing wrong, saying what.
+# It opens two accounts of its own, moves one unit, sets one aside, captures it and gives it back. Exit 1 at the first thing wrong, saying what.
 set -u
 
 url=${1:?usage: LEDGER_TOKEN=... smoke.sh URL}
@@ -87,5 +87,31 @@ expect 422 /problems/insufficient-funds
 call GET "/v1/accounts/$run:a"
 expect 200 '"balance": -1,'
 step "the floor holds"
+
+call PUT "/v1/holds/$run:h1" "{\"from\": \"$run:b\", \"to\": \"$run:a\", \"amount\": 1, \"currency\": \"$currency\"}"
+expect 201 '"status": "open"'
+call GET "/v1/accounts/$run:b"
+expect 200 '"balance": 1, "held": 1, "available": 0'
+step "money is set aside"
+
+call PUT "/v1/transfers/$run:3" "{\"captures\": \"$run:h1\"}"
+expect 201 "\"captures\": \"$run:h1\"" '"amount": 1,' '"to_balance": 0'
+call GET "/v1/holds/$run:h1"
+expect 200 '"status": "captured"' "\"captured_by\": \"$run:3\""
+step "a hold is captured"
+
+call PUT "/v1/transfers/$run:4" "{\"reverses\": \"$run:3\"}"
+expect 201 "\"reverses\": \"$run:3\"" '"amount": 1,' '"to_balance": 1'
+call PUT "/v1/transfers/$run:5" "{\"reverses\": \"$run:3\"}"
+expect 422 /problems/reversal-exceeds-transfer
+step "a transfer is given back once"
+
+call PUT "/v1/holds/$run:h2" "{\"from\": \"$run:b\", \"to\": \"$run:a\", \"amount\": 1, \"currency\": \"$currency\"}"
+expect 201 '"status": "open"'
+call DELETE "/v1/holds/$run:h2"
+expect 200 '"status": "released"'
+call GET "/v1/accounts/$run:b"
+expect 200 '"balance": 1, "held": 0, "available": 1'
+step "a hold is released"
 
 echo "smoke: all is well at $url"

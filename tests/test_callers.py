@@ -42,6 +42,10 @@ def test_every_row_says_who_made_it(with_callers: Application, client: Client) -
     first = Client(with_callers, "old").move("t", "a", "b", 1)
     again = client.move("t", "a", "b", 1)
     assert (first.json["created_by"], again.json["created_by"], again.status) == ("writer", "writer", 200)
+    held, again = Client(with_callers, "old").hold("h", "a", "b", 1), client.hold("h", "a", "b", 1)
+    assert (held.json["created_by"], again.json["created_by"], again.status) == ("writer", "writer", 200)
+    assert client.capture("c", "h").json["created_by"] == "development"
+    assert client.get("/v1/holds/h").json["created_by"] == "writer"
 
 
 def test_a_hash_is_no_token(with_callers: Application) -> None:

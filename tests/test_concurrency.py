@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import psycopg
@@ -11,7 +11,7 @@ import pytest
 from service import config, wsgi
 from service.database import Connection
 from service.ledger import journal
-from service.ledger.posting import LockedAccount, Transfer, TransferRequest
+from service.ledger.records import Request, TransferRequest
 from tests.client import Client, Reply, item
 
 THREADS = 8
@@ -26,7 +26,7 @@ def together(work: Callable[[int], list[Reply]]) -> list[Reply]:
         barrier.wait()
         replies[number] = work(number)
 
-    threads = [threading.Thread(target=run, args=[number]) for number in range(THREADS)]
+    threads = [threading.Thread(target=run, args=[number], name=f"caller-{number}") for number in range(THREADS)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -153,15 +153,15 @@ def test_a_build_that_locks_in_the_order_asked_deadlocks(client: Client, monkeyp
     lock_and_read = journal._lock_and_read
     first_two = iter([True, True])
 
-    def careless(
-        connection: Connection, requests: list[TransferRequest]
-    ) -> tuple[dict[str, LockedAccount], dict[str, Transfer]]:
+    def careless(connection: Connection, requests: Sequence[Request]) -> Any:
         if next(first_two, False):
+            (request,) = requests
+            assert isinstance(request, TransferRequest)
             connection.execute("BEGIN")
             connection.execute("SET LOCAL lock_timeout = '3s'")  # more than the second after which the server looks
-            connection.execute("SELECT FROM account WHERE id = %s FOR NO KEY UPDATE", [requests[0].from_account])
+            connection.execute("SELECT FROM account WHERE id = %s FOR NO KEY UPDATE", [request.from_account])
             meet.wait()
-            connection.execute("SELECT FROM account WHERE id = %s FOR NO KEY UPDATE", [requests[0].to_account])
+            connection.execute("SELECT FROM account WHERE id = %s FOR NO KEY UPDATE", [request.to_account])
             connection.execute("ROLLBACK")
         return lock_and_read(connection, requests)
 

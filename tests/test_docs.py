@@ -10,8 +10,9 @@ import pytest
 from prometheus_client import REGISTRY
 
 from service import __main__ as start
-from service import app, database, readiness, server
+from service import app, audit, database, readiness, server
 from service.contract import LIMITS, PROBLEMS
+from service.ledger.audit import CHECKS
 from service.migrate import __main__ as migrate
 from service.migrate import runner
 
@@ -80,13 +81,18 @@ def test_every_timeout_is_that_of_the_code() -> None:
     assert told == {name: float(known[name]) for name in told}
 
 
-@pytest.mark.parametrize(("heading", "command"), [("Starting", start), ("Migrations", migrate)])
+@pytest.mark.parametrize(("heading", "command"), [("Starting", start), ("Migrations", migrate), ("The audit", audit)])
 def test_every_exit_code_is_documented(heading: str, command: Any) -> None:
     """Each code in a command's source and docstring stands in the table of its section, with 2 for a wrong command."""
     named = {name: value for name, value in vars(command).items() if name.startswith("EXIT_")}
     codes = [2, *named.pop("EXIT_CODES", {}).values(), *named.values()]
     law = re.findall(r"[:·]\s([0-9]+) ", command.__doc__)
     assert rows(section(OPERATIONS, heading), "exit code").keys() == {*map(str, codes), *law}
+
+
+def test_every_check_of_the_audit_is_documented() -> None:
+    """The table of checks has each of them, in the order in which they run."""
+    assert list(rows(section(OPERATIONS, "The audit"), "check")) == list(CHECKS)
 
 
 def test_every_promise_names_tests_that_exist() -> None:

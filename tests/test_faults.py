@@ -13,9 +13,9 @@ import pytest
 from bench.posting import in_a_pipeline
 from service import config, database, wsgi
 from service.contract import LIMITS
-from service.ledger import journal, posting
+from service.ledger import holds, posting, transfers
 from service.ledger.errors import Refusal
-from tests.client import Client, Reply, item
+from tests.client import Client, Reply, capture, item
 from tests.conftest import Unchanged, Urls
 from tests.proxy import Proxy, commit_answered, commit_asked
 
@@ -87,6 +87,23 @@ class TestTheAnswerToCommitIsLost:
         wired.get("/v1/transfers")
         lose_the_answer(proxy, times=1)
         assert wired.put("/v1/accounts/new", {"currency": "EUR"}).status == 200
+
+    def test_holds_captures_reversals_and_changes_are_made_once(self, wired: Client, proxy: Proxy) -> None:
+        """Each other write is as safe to repeat."""
+        writes: list[Callable[[], Reply]] = [
+            lambda: wired.hold("h", "a", "b", 5),
+            lambda: wired.hold("g", "a", "b", 6),
+            lambda: wired.capture("c", "h"),
+            lambda: wired.reverse("r", "c", amount=2),
+            lambda: wired.release("g"),
+            lambda: wired.change("b", min_balance=1),
+        ]
+        for write in writes:
+            wired.get("/v1/transfers")
+            lose_the_answer(proxy, times=1)
+            assert write().status == 200
+        assert (wired.amounts("a"), wired.amounts("b")) == ((-3, 0, -3), (3, 0, 3))
+        assert len(wired.get("/v1/accounts/b/changes").json["changes"]) == 1
 
     def test_a_batch_is_done_once(self, wired: Client, proxy: Proxy) -> None:
         """Also a batch that was applied unseen is replayed item by item."""
@@ -230,7 +247,7 @@ class TestTheRulesAreBroken:
     ) -> None:
         """With all rules gone, the CHECK keeps the account at its floor, and the caller gets the true reason."""
         client.open("a", "b")
-        monkeypatch.setattr(posting, "_broken_rule", lambda *_: None)
+        monkeypatch.setattr(posting, "_broken_by_transfer", lambda *_: None)
         with nothing_changes():
             reply = client.move("t", "a", "b", 1)
         assert (reply.status, reply.slug) == (422, "insufficient-funds")
@@ -241,7 +258,7 @@ class TestTheRulesAreBroken:
         """Neither does a balance leave the exact numbers."""
         client.open("a", "b", min_balance=None)
         client.move("t1", "a", "b", 2**53 - 1)
-        monkeypatch.setattr(posting, "_broken_rule", lambda *_: None)
+        monkeypatch.setattr(posting, "_broken_by_transfer", lambda *_: None)
         with nothing_changes():
             assert client.move("t2", "a", "b", 1).slug == "balance-out-of-range"
 
@@ -251,11 +268,80 @@ class TestTheRulesAreBroken:
         """A build that does not see what an id stands for cannot post it again: the key refuses it."""
         client.open("a", "b", min_balance=None)
         client.move("t", "a", "b", 5)
-        read = journal._read
-        monkeypatch.setattr(journal, "_read", lambda connection, ids: read(connection, []))
+        read = transfers.read
+        monkeypatch.setattr(transfers, "read", lambda connection, ids: read(connection, []))
         with nothing_changes():
             reply = client.move("t", "a", "b", 5)
         assert (reply.slug, reply.json["outcome"]) == ("database-unavailable", "not_applied")
+
+    def test_a_hold_is_placed_once_without_the_look(
+        self, client: Client, monkeypatch: pytest.MonkeyPatch, nothing_changes: Unchanged
+    ) -> None:
+        """Neither can a hold be placed again under its id."""
+        client.open("a", "b", min_balance=None)
+        client.hold("h", "a", "b", 5)
+        read = holds.read
+        monkeypatch.setattr(holds, "read", lambda connection, ids: read(connection, []))
+        with nothing_changes():
+            reply = client.hold("h", "a", "b", 5)
+        assert (reply.slug, reply.json["outcome"]) == ("database-unavailable", "not_applied")
+
+    def test_the_floor_holds_for_holds_without_the_rules(
+        self, client: Client, monkeypatch: pytest.MonkeyPatch, nothing_changes: Unchanged
+    ) -> None:
+        """What is set aside counts in the CHECK too."""
+        client.open("a", "b")
+        monkeypatch.setattr(posting, "_broken_by_any", lambda *_, **__: None)
+        with nothing_changes():
+            reply = client.hold("h", "a", "b", 1)
+        assert (reply.status, reply.slug) == (422, "insufficient-funds")
+
+    def test_what_is_held_cannot_be_spent_without_the_rules(
+        self, client: Client, monkeypatch: pytest.MonkeyPatch, nothing_changes: Unchanged
+    ) -> None:
+        """A transfer of money that a hold has set aside is stopped by the same CHECK."""
+        client.open("world", min_balance=None)
+        client.open("a", "b")
+        client.move("fund", "world", "a", 10)
+        client.hold("h", "a", "b", 6)
+        monkeypatch.setattr(posting, "_broken_by_transfer", lambda *_: None)
+        with nothing_changes():
+            reply = client.move("t", "a", "b", 5)
+        assert (reply.status, reply.slug) == (422, "insufficient-funds")
+
+    def test_a_hold_is_captured_once_without_the_look(
+        self, client: Client, monkeypatch: pytest.MonkeyPatch, nothing_changes: Unchanged
+    ) -> None:
+        """A build that takes a captured hold for an open one is stopped by the unique index."""
+        client.open("a", "b", min_balance=None)
+        client.hold("h", "a", "b", 5)
+        client.hold("other", "a", "b", 5)
+        client.capture("c1", "h")
+        monkeypatch.setattr(holds, "at", lambda hold, now: dataclasses.replace(hold, status="open"))
+        with nothing_changes():
+            reply = client.capture("c2", "h")
+        assert (reply.status, reply.slug) == (422, "hold-not-open")
+
+    def test_a_hold_is_captured_once_in_a_batch_without_the_rules(
+        self, client: Client, monkeypatch: pytest.MonkeyPatch, nothing_changes: Unchanged
+    ) -> None:
+        """The index stops a batch as a whole, so nothing of it is kept."""
+        client.open("a", "b", min_balance=None)
+        client.hold("h", "a", "b", 5)
+        client.hold("other", "a", "b", 50)
+        monkeypatch.setattr(posting, "_broken_by_transfer", lambda *_: None)
+        with nothing_changes():
+            reply = client.batch(capture("c1", "h"), capture("c2", "h"))
+        assert (reply.status, reply.slug) == (422, "hold-not-open")
+
+    def test_a_floor_above_what_is_available_is_stopped_for_anybody(
+        self, client: Client, owner: psycopg.Connection[Any], nothing_changes: Unchanged
+    ) -> None:
+        """Nor can a floor be raised above what a hold leaves, by whoever writes to the table."""
+        client.open("a", "b", min_balance=None)
+        client.hold("h", "a", "b", 5)
+        with nothing_changes(), pytest.raises(psycopg.errors.CheckViolation, match="account_floor"):
+            owner.execute("UPDATE account SET min_balance = -4 WHERE id = 'a'")
 
 
 def test_another_tag_than_commit_is_no_success(application: Any) -> None:

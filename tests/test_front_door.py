@@ -1,11 +1,14 @@
 """What every request goes through before an endpoint sees it. The table of docs/contract.md, row by row."""
 
 import io
+from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from service.app import ROUTES
+from service.endpoints import fields
 from tests.client import Client
 from tests.conftest import Unchanged
 
@@ -122,6 +125,78 @@ def test_refuses_a_query_it_does_not_understand(client: Client, query: str) -> N
     """A parameter that is unknown, repeated or out of range is an error, never ignored."""
     reply = client.get(f"/v1/transfers?{query}")
     assert (reply.status, reply.slug) == (400, "invalid-query")
+
+
+# Times that RFC 3339 knows and that have a moment, and whatever else may look like one.
+TIMES = {
+    "2026-12-01T00:00:00Z": datetime(2026, 12, 1, tzinfo=UTC),
+    "2026-12-01T00:00:00.5Z": datetime(2026, 12, 1, microsecond=500_000, tzinfo=UTC),
+    "2026-12-01T00:00:00.000001+00:00": datetime(2026, 12, 1, microsecond=1, tzinfo=UTC),
+    "2026-12-01T00:00:00-00:00": datetime(2026, 12, 1, tzinfo=UTC),
+    "2026-12-01T02:00:00+02:00": datetime(2026, 12, 1, tzinfo=UTC),
+    "2026-11-30T18:30:00-05:30": datetime(2026, 12, 1, tzinfo=UTC),
+    "2028-02-29T23:59:59Z": datetime(2028, 2, 29, 23, 59, 59, tzinfo=UTC),
+    "0001-01-01T00:00:00Z": datetime(1, 1, 1, tzinfo=UTC),
+    "9999-12-31T23:59:59.999999Z": datetime.max.replace(tzinfo=UTC),
+}
+NO_TIMES = [
+    *("", "now", "1733011200", "2026-12-01", "2026-12-01T00:00Z", "2026-12-01T00Z", "20261201T000000Z"),
+    *("2026-12-01T00:00:00", "2026-12-01T00:00:00.1234567Z", "2026-12-01T00:00:00.Z", "2026-12-01T00:00:00,5Z"),
+    *("2026-12-01 00:00:00Z", "2026-12-01t00:00:00Z", "2026-12-01T00:00:00z", " 2026-12-01T00:00:00Z"),
+    *("2026-12-01T00:00:00Z ", "2026-12-01T00:00:00 Z", "2026-12-01T00:00:00 02:00", "2026-W49-2T00:00:00Z"),
+    *("2026-12-01T00:00:00+0200", "2026-12-01T00:00:00+02", "2026-12-01T00:00:00+2:00", "2026-12-01T00:00:00+24:00"),
+    *("2016-12-31T23:59:60Z", "2026-12-01T24:00:00Z", "2026-12-01T00:60:00Z", "2026-02-30T00:00:00Z"),
+    *("2026-13-01T00:00:00Z", "0000-01-01T00:00:00Z", "0001-01-01T00:00:00+00:01", "9999-12-31T23:59:59-00:01"),
+    *("+2026-12-01T00:00:00Z", "10000-01-01T00:00:00Z", "2026-12-01T00:00:00[UTC]", "٢٠٢٦-12-01T00:00:00Z"),
+    *("2026-12-01T00:00:00Z\n", "2026-12-01T00:00:00+02:60"),
+]
+
+
+@pytest.mark.parametrize("text", TIMES)
+def test_understands_a_time(client: Client, text: str) -> None:
+    """RFC 3339 with Z or an offset and up to six digits of a second, in a query as in a body."""
+    assert fields.read_moment(text) == TIMES[text]
+    assert client.get(f"/v1/accounts/a/balance?at={quote(text)}").slug == "not-found"
+    reply = client.put("/v1/holds/h", {"from": "x", "to": "y", "amount": 1, "currency": "EUR", "expires_at": text})
+    assert reply.slug == "account-not-found"
+
+
+@pytest.mark.parametrize("text", NO_TIMES)
+def test_refuses_what_is_no_time(client: Client, text: str) -> None:
+    """No zone, no such day, a leap second, a seventh digit, a space: a time has one spelling, and none is guessed."""
+    assert client.get(f"/v1/accounts/a/balance?at={quote(text)}").slug == "invalid-query"
+    reply = client.put("/v1/holds/h", {"from": "x", "to": "y", "amount": 1, "currency": "EUR", "expires_at": text})
+    assert [error["pointer"] for error in reply.json["errors"]] == ["/expires_at"]
+
+
+@pytest.mark.parametrize("value", [0, 1733011200, True, [], {}, ["2026-12-01T00:00:00Z"]])
+def test_refuses_a_time_of_another_type(client: Client, value: Any) -> None:
+    """A time is a string; only null and nothing mean never."""
+    reply = client.put("/v1/holds/h", {"from": "x", "to": "y", "amount": 1, "currency": "EUR", "expires_at": value})
+    assert [error["pointer"] for error in reply.json["errors"]] == ["/expires_at"]
+
+
+PLAIN = {"from": "a", "to": "b", "amount": 1, "currency": "EUR"}
+
+
+@pytest.mark.parametrize(
+    ("body", "pointers"),
+    [
+        ({"captures": "h", "reverses": "t"}, {"/reverses"}),
+        ({"captures": "h", "from": "a"}, {"/from"}),
+        ({"captures": "h", "amount": 1, "currency": "EUR", "to": "b"}, {"/currency", "/to"}),
+        ({"reverses": "t", **PLAIN}, {"/from", "/to", "/currency"}),
+        ({"reverses": "t", "id": "x"}, {"/id"}),
+        ({"reverses": "t", "expires_at": None}, {"/expires_at"}),
+        ({"captures": None}, {"/captures"}),
+        ({"captures": None, **PLAIN}, {"/captures", "/from", "/to", "/currency"}),
+        ({"hold": "h"}, {"/hold", "/from", "/to", "/amount", "/currency"}),
+    ],
+)
+def test_refuses_members_that_do_not_go_together(client: Client, body: dict[str, Any], pointers: set[str]) -> None:
+    """A transfer is plain, a capture or a reversal: accounts and currency are said once."""
+    reply = client.put("/v1/transfers/t", body)
+    assert (reply.status, {error["pointer"] for error in reply.json["errors"]}) == (400, pointers)
 
 
 def test_an_operation_without_parameters_takes_none(client: Client) -> None:

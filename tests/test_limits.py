@@ -76,12 +76,34 @@ def test_the_amount_has_the_same_limit(client: Client) -> None:
     assert client.move("t2", "rich", "poor", LIMITS.amount_max + 1).status == 400
 
 
+def test_a_hold_has_the_same_limit(client: Client) -> None:
+    """So may be set aside, and be asked of a hold or a transfer."""
+    client.open("rich", "poor", min_balance=None)
+    assert client.hold("h1", "rich", "poor", LIMITS.amount_max).status == 201
+    assert client.hold("h2", "rich", "poor", LIMITS.amount_max + 1).status == 400
+    assert client.capture("c1", "h1", amount=LIMITS.amount_max + 1).status == 400
+    assert client.capture("c1", "h1", amount=LIMITS.amount_max).status == 201
+    assert client.reverse("r1", "c1", amount=LIMITS.amount_max + 1).status == 400
+    assert client.reverse("r1", "c1", amount=LIMITS.amount_max).status == 201
+
+
+@pytest.mark.parametrize("path", ["/v1/accounts", "/v1/accounts/x/entries", "/v1/accounts/x/changes"])
+def test_every_list_has_the_same_limit(client: Client, path: str) -> None:
+    """A page has at most page_max rows, of whatever."""
+    client.open("x")
+    assert client.get(f"{path}?limit={LIMITS.page_max}").status == 200
+    assert client.get(f"{path}?limit={LIMITS.page_max + 1}").status == 400
+
+
 def test_a_page_has_its_default_size(client: Client) -> None:
     """Without `limit` a page has page_default rows."""
     client.open("rich", "poor", min_balance=None)
     client.batch(*(item(f"t{n}", "rich", "poor", 1) for n in range(LIMITS.page_default + 1)))
     page = client.get("/v1/transfers").json
     assert (len(page["transfers"]), page["next"]) == (LIMITS.page_default, str(LIMITS.page_default))
+    client.open(*(f"a{n:02}" for n in range(LIMITS.page_default + 1)))
+    page = client.get("/v1/accounts?prefix=a").json
+    assert (len(page["accounts"]), page["next"]) == (LIMITS.page_default, f"a{LIMITS.page_default - 1}")
 
 
 def test_every_limit_is_tested() -> None:

@@ -1,5 +1,12 @@
-"""Random requests of all kinds: the service and a model of it in memory must give the same answer, member by member."""
+"""Random requests of all kinds: the service and a model of it in memory must give the same answer, member by member.
 
+`make model STEPS=12500` takes more steps than the tests do, and prints what was asked and answered.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import hypothesis
@@ -8,198 +15,149 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from tests import books
-from tests.client import Client, Reply, item
-from tests.conftest import empty
+from service.ledger import accounts, audit, holds, posting, transfers
+from tests import broken
+from tests.client import Client
+from tests.conftest import Clock, empty
+from tests.model import Model
+from tests.steps import OPENED, START, TIMES, Steps
 
-ACCOUNTS = ("a", "b", "c", "world", "dollars", "nobody")
-HIGHEST = 2**53 - 1
-
-ids = st.sampled_from([f"t{n}" for n in range(12)])
-names = st.sampled_from(ACCOUNTS)
-amounts = st.one_of(st.integers(1, 60), st.sampled_from([HIGHEST, HIGHEST - 50]))
-metadata = st.sampled_from([{}, {"k": "v"}])
-currencies = st.sampled_from(["EUR", "EUR", "EUR", "USD"])
-transfers = st.builds(
-    lambda id, source, target, amount, currency, metadata: item(
-        id, source, target, amount, currency, metadata=metadata
-    ),
-    *(ids, names, names, amounts, currencies, metadata),
-).filter(lambda transfer: transfer["from"] != transfer["to"])
+HOW_MANY = int(os.environ.get("MODEL_STEPS", "1000"))
+STEPS_OF_A_RUN = 100  # then everything begins anew
 
 
-class Model:
-    """The rules once more, in the plainest words and without a database."""
-
-    def __init__(self) -> None:
-        self.accounts: dict[str, dict[str, Any]] = {}
-        self.transfers: dict[str, dict[str, Any]] = {}
-        self.number = 0
-
-    def copy(self) -> "Model":
-        other = Model()
-        other.accounts = {id: dict(account) for id, account in self.accounts.items()}
-        other.transfers = dict(self.transfers)
-        other.number = self.number
-        return other
-
-    def open(self, id: str, currency: str, min_balance: int | None) -> tuple[int, dict[str, Any]]:
-        known = self.accounts.get(id)
-        asked = {"currency": currency, "min_balance": min_balance}
-        if known:
-            differs = [name for name, value in asked.items() if known[name] != value]
-            return (409, {"slug": "id-conflict", "differs": differs}) if differs else (200, known)
-        fresh = {"id": id, "balance": 0, "held": 0, "available": 0, "status": "open", "metadata": {}}
-        self.accounts[id] = fresh | asked | {"created_by": "development"}
-        return 201, self.accounts[id]
-
-    def post(self, asked: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        known = self.transfers.get(asked["id"])
-        if known:
-            differs = [name for name in ("from", "to", "amount", "currency", "metadata") if known[name] != asked[name]]
-            if differs:
-                return 409, {"slug": "id-conflict", "differs": differs}
-            return (422, known["problem"]) if known["status"] == "declined" else (200, known)
-        for name in (asked["from"], asked["to"]):
-            if name not in self.accounts:
-                return 422, {"slug": "account-not-found", "account": name}
-        problem = self.problem(asked)
-        common = asked | {"captures": None, "reverses": None, "created_by": "development"}
-        if problem:
-            nothing = {"number": None, "from_balance": None, "to_balance": None}
-            told = {"reason": problem["slug"], **{name: problem[name] for name in problem if name != "slug"}}
-            self.transfers[asked["id"]] = common | nothing | told | {"status": "declined", "problem": problem}
-            return 422, problem
-        self.number += 1
-        balances = {}
-        for side, change in (("from", -asked["amount"]), ("to", asked["amount"])):
-            account = self.accounts[asked[side]]
-            account["balance"] = account["available"] = balances[f"{side}_balance"] = account["balance"] + change
-        self.transfers[asked["id"]] = common | balances | {"number": self.number, "status": "posted"}
-        return 201, self.transfers[asked["id"]]
-
-    def problem(self, asked: dict[str, Any]) -> dict[str, Any] | None:
-        source, target = self.accounts[asked["from"]], self.accounts[asked["to"]]
-        for account in (source, target):
-            if account["currency"] != asked["currency"]:
-                return {"slug": "currency-mismatch", "account": account["id"]}
-        after = source["balance"] - asked["amount"]
-        if source["min_balance"] is not None and after < source["min_balance"]:
-            return {"slug": "insufficient-funds", "account": source["id"], "available": source["balance"]}
-        if after < -HIGHEST:
-            return {"slug": "balance-out-of-range", "account": source["id"]}
-        if target["balance"] + asked["amount"] > HIGHEST:
-            return {"slug": "balance-out-of-range", "account": target["id"]}
-        return None
-
-    def batch(self, items: list[dict[str, Any]], atomic: bool) -> tuple[int, Any]:
-        after = self.copy()
-        results = []
-        for index, asked in enumerate(items):
-            status, answer = after.post(asked)
-            if atomic and status >= 400:
-                more = {name: answer[name] for name in answer if name != "slug"}
-                return 422, {"slug": "batch-refused", "index": index, "reason": answer["slug"], **more}
-            results.append((status, dict(answer)))
-        self.accounts, self.transfers, self.number = after.accounts, after.transfers, after.number
-        return 200, results
-
-
-def plain(answer: Any) -> Any:
-    """An answer without what only the service can know, and a problem by its slug and members."""
+def normal(answer: Any) -> Any:
+    """An answer without what only the service can know; a problem by its slug and members."""
+    if isinstance(answer, list):
+        return [normal(each) for each in answer]
+    if not isinstance(answer, dict):
+        return answer
     if "type" in answer:
-        told = {
-            name: answer[name] for name in answer if name not in ("type", "title", "status", "detail", "request_id")
-        }
-        return {"slug": answer["type"].removeprefix("/problems/"), **told}
-    return {name: value for name, value in answer.items() if name not in ("created_at", "problem")}
+        slug = answer["type"].removeprefix("/problems/")
+        answer = {name: answer[name] for name in answer.keys() - {"type", "title", "status", "detail", "request_id"}}
+        answer |= {"slug": slug} | ({"differs": sorted(answer["differs"])} if "differs" in answer else {})
+    return {name: normal(value) for name, value in answer.items()}
 
 
 class Machine(RuleBasedStateMachine):
-    """Sends each request to both and compares."""
+    """Sends each request to both and compares. What a step is follows from a seed, so that a run can be cut short."""
 
     client: Client
     owner: psycopg.Connection[Any]
+    told: Counter[tuple[str, str]]
+    only: tuple[str, ...] = ()  # the ways of tests.steps that are taken; none means all
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(seed=st.integers(0, 2**64))
+    def begin(self, seed: int) -> None:
+        Clock(self.owner).stop(START)
         empty(self.owner)
-        self.model = Model()
-        for id, currency, floor in (
-            ("a", "EUR", 0),
-            ("b", "EUR", -50),
-            ("world", "EUR", None),
-            ("dollars", "USD", None),
-        ):
-            self.open(id, currency, floor)
+        self.owner.execute("ALTER TABLE account_change ALTER COLUMN change RESTART")
+        self.model = Model(START)
+        self.steps, self.seed, self.taken = Steps(self.model, self.only), seed, 0
+        for id, currency, floor in OPENED:
+            self.steps.sent.append(("PUT", f"accounts/{id}", {"currency": currency, "min_balance": floor}))
+            self.send(*self.steps.sent[-1])
 
-    @rule(id=names, currency=currencies, floor=st.sampled_from([0, 0, -50, None]))
-    def open(self, id: str, currency: str, floor: int | None) -> None:
-        reply = self.client.put(f"/v1/accounts/{id}", {"currency": currency, "min_balance": floor})
-        self.compare(reply, *self.model.open(id, currency, floor))
+    @rule(seed=st.integers(0, 2**64))
+    def step(self, seed: int) -> None:
+        self.taken += 1
+        chance = Random(f"{self.seed} {seed} {self.taken}")  # as hypothesis likes to repeat what it draws
+        if chance.random() < 0.08:
+            time = chance.choice(TIMES)
+            Clock(self.owner).turn(microseconds=time / TIMES[0])
+            self.model.pass_time(time)
+        else:
+            self.send(*self.steps.next(chance))
 
-    @rule(asked=transfers)
-    def put(self, asked: dict[str, Any]) -> None:
-        body = {name: value for name, value in asked.items() if name != "id"}
-        self.compare(self.client.put(f"/v1/transfers/{asked['id']}", body), *self.model.post(asked))
-
-    @rule(items=st.lists(transfers, min_size=1, max_size=8), atomic=st.booleans())
-    def batch(self, items: list[dict[str, Any]], atomic: bool) -> None:
-        reply = self.client.batch(*items, atomic=atomic)
-        status, expected = self.model.batch(items, atomic)
-        assert reply.status == status
-        if status != 200:
-            self.compare(reply, status, expected)
-            return
-        results = [(r["status"], plain(r.get("transfer") or r["problem"])) for r in reply.json["results"]]
-        assert results == [(status, plain(answer)) for status, answer in expected]
-
-    @rule(id=ids)
-    def get(self, id: str) -> None:
-        reply = self.client.get(f"/v1/transfers/{id}")
-        known = self.model.transfers.get(id)
-        self.compare(reply, 200 if known else 404, known or {"slug": "not-found"})
-
-    @rule(id=names)
-    def statement(self, id: str) -> None:
-        account = self.client.get(f"/v1/accounts/{id}")
-        known = self.model.accounts.get(id)
-        self.compare(account, 200 if known else 404, known or {"slug": "not-found"})
-        entries = self.client.get(f"/v1/accounts/{id}/entries").json.get("entries", [])
-        posted = [
-            row for row in self.model.transfers.values() if row["status"] == "posted" and id in (row["from"], row["to"])
-        ]
-        expected = [
-            (row["number"], row["id"], -row["amount"], row["from_balance"], row["to"])
-            if row["from"] == id
-            else (row["number"], row["id"], row["amount"], row["to_balance"], row["from"])
-            for row in sorted(posted, key=lambda row: row["number"])
-        ]
-        keys = ("number", "transfer", "amount", "balance", "counterparty")
-        assert [tuple(entry[key] for key in keys) for entry in entries] == expected[:50]
-
-    def compare(self, reply: Reply, status: int, expected: dict[str, Any]) -> None:
-        assert (reply.status, plain(reply.json)) == (status, plain(expected))
+    def send(self, method: str, target: str, body: Any = None) -> None:
+        """The one place where the two meet."""
+        status, expected = self.model.answer(method, f"/v1/{target}", body)
+        reply = self.client.request(method, f"/v1/{target}", body)
+        self.told[_kind(method, target, body), f"{reply.status} {reply.slug}"] += 1
+        if method == "POST" and reply.status == 200:
+            for item, result in zip(body["transfers"], reply.json["results"], strict=True):
+                slug = normal(result.get("problem", {"slug": ""}))["slug"]
+                self.told[_kind("item", "of a batch", item), f"{result['status']} {slug}"] += 1
+        assert (reply.status, normal(reply.json)) == (status, normal(expected)), (method, target, body)
 
     def teardown(self) -> None:
-        assert not books.faults(self.owner)
+        assert not audit.run(self.owner).errors
 
 
-SETTINGS = hypothesis.settings(max_examples=40, stateful_step_count=30, deadline=None, database=None)
+def _kind(method: str, target: str, body: Any) -> str:
+    """What was asked, for the count."""
+    parts = target.partition("?")[0].split("/")
+    named = next((name for name in ("captures", "reverses") if method in ("PUT", "item") and name in body), "")
+    atomic = "atomic" if method == "POST" and body["atomic"] else ""
+    return " ".join(filter(None, [method, parts[0], *parts[2:], named, atomic]))
+
+
+SETTINGS = hypothesis.settings(
+    max_examples=max(1, HOW_MANY // STEPS_OF_A_RUN),
+    stateful_step_count=STEPS_OF_A_RUN,
+    deadline=None,
+    database=None,
+    report_multiple_bugs=False,
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
 
 
 @pytest.fixture
 def machine(client: Client, owner: psycopg.Connection[Any]) -> type[Machine]:
-    return type("Connected", (Machine,), {"client": client, "owner": owner})
+    return type("Connected", (Machine,), {"client": client, "owner": owner, "told": Counter()})
 
 
 def test_the_service_does_what_the_model_does(machine: type[Machine]) -> None:
-    """Some 1,200 random steps, every member of every answer compared, the books read after each run."""
+    """Random steps, every member of every answer compared, the books read after each run."""
     run_state_machine_as_test(machine, settings=SETTINGS)
+    for (kind, answer), count in sorted(machine.told.items()):
+        print(f"{count:>7,}  {kind:34} {answer}")
+    print(
+        f"{sum(count for (kind, _), count in machine.told.items() if 'item' not in kind):>7,}  requests, no difference"
+    )
 
 
-def test_the_comparison_can_fail(machine: type[Machine], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that lets the floor be passed is caught."""
-    monkeypatch.setattr(Model, "problem", lambda self, asked: None)
+@pytest.mark.parametrize(
+    ("function", "right", "wrong", "steps"),
+    [
+        (posting.decide, "if atomic and", "if False and", "batch"),
+        (posting._transfer, "(hold.amount if hold else 0)", "(transfer.amount if hold else 0)", "hold post look"),
+        (posting._transfer, '"takes_rest": request.amount is None', "", "post otherwise"),
+        (posting._draft, "original.to_account, original.from", "original.from_account, original.from", "post"),
+        (posting._broken_by_transfer, 'if hold and hold.status != "open":', "if False:", "hold post release"),
+        (posting._broken_by_transfer, "transfer.amount > hold.amount", "False", "hold post"),
+        (posting._hold, "hold.expires_at <= books.now", "hold.expires_at < books.now", "hold"),
+        (posting._release, "held=source.held - hold.amount", "", "hold release"),
+        (posting._replay, 'if known.status == "declined":', "if False:", "post again"),
+        (posting._declined, "records[record.id] = declined", "declined", "post again"),
+        (posting._left, "- books.reversed.get(original.id, 0)", "", "post"),
+        (posting._left, 'if original.status == "posted" else 0', "", "post"),
+        (posting._broken_by_any, "source.available", "source.balance", "post hold"),
+        (posting._broken_by_any, "and not was_decided", "", "post hold change"),
+        (posting._broken_by_any, 'account.status == "closed" or', "", "open post change"),
+        (holds.at, 'if hold.status == "open" and', "if False and", "hold post look"),
+        (holds.due, "AND expires_at <= now", "AND false", "hold post"),
+        (accounts.page, "expires_at <= (SELECT clock_timestamp())", "false", "hold look"),
+        (accounts.change, "if members[member] != getattr(account, member)", "", "change list"),
+        (accounts.change, "changed.available <", "changed.balance <", "hold post change"),
+        (accounts._before_changes, "ORDER BY member, change", "ORDER BY member, change DESC", "open change"),
+        (transfers.number_at, "created_at <= %(at)s", "created_at < %(at)s", "post past"),
+        (transfers.read_on, "number > %(after)s", "number >= %(after)s", "post list"),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_a_broken_rule_is_found(
+    machine: type[Machine],
+    monkeypatch: pytest.MonkeyPatch,
+    function: Callable[..., Any],
+    right: str,
+    wrong: str,
+    steps: str,
+) -> None:
+    """Builds broken on purpose, one rule each, and each is found: soon, as only steps that matter are taken."""
+    machine.only = tuple(steps.split())
+    broken.build(monkeypatch, function, right, wrong)
+    settings = hypothesis.settings(SETTINGS, max_examples=300, phases=[hypothesis.Phase.generate])
     with pytest.raises(AssertionError):
-        run_state_machine_as_test(machine, settings=hypothesis.settings(SETTINGS, phases=[hypothesis.Phase.generate]))
+        run_state_machine_as_test(machine, settings=settings)
+    empty(machine.owner)  # what such a build leaves does not balance

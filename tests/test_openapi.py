@@ -1,5 +1,6 @@
 """The OpenAPI document is valid, tells what the code does, and the checker that holds answers against it can refuse."""
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from jsonschema import Draft202012Validator
 from service import config, wire
 from service.app import ROUTES
 from service.contract import LIMITS, PROBLEMS, openapi_bytes
-from service.endpoints import fields
+from service.endpoints import accounts, fields
 from tests import openapi
 
 DOCUMENT: dict[str, Any] = json.loads(openapi_bytes())  # as callers get it; openapi.DOCUMENT is closed
@@ -40,6 +41,7 @@ OTHER_BOUNDS = {  # than that of amounts, balances and numbers
 }
 
 ACCOUNT = OPERATIONS["GET", "/v1/accounts/{id}"]["responses"]["200"]["content"]["application/json"]["example"]
+HOLD = OPERATIONS["GET", "/v1/holds/{id}"]["responses"]["200"]["content"]["application/json"]["example"]
 NOT_FOUND = {"type": "/problems/not-found", "title": "…", "status": 404, "detail": "…", "request_id": "r1"}
 NO_METHOD = {**NOT_FOUND, "type": "/problems/method-not-allowed", "status": 405}
 HEADERS = {"X-Request-Id": "r1", "Content-Type": "application/json"}
@@ -111,7 +113,7 @@ def test_every_upper_bound_is_that_of_the_limits() -> None:
         if name in node
     }
     assert {place: bound for place, bound in found.items() if bound != LIMITS.amount_max} == OTHER_BOUNDS
-    assert list(found.values()).count(LIMITS.amount_max) == 7
+    assert list(found.values()).count(LIMITS.amount_max) == 12
 
 
 def test_the_other_numbers_are_those_of_the_limits() -> None:
@@ -130,6 +132,8 @@ def test_patterns_and_closed_lists_are_those_of_the_code() -> None:
     """What an id, a currency, a request id, a scope and a retry may be is the same in document and code."""
     assert SCHEMAS["Id"]["pattern"] == f"^{fields.ID.pattern}$"
     assert SCHEMAS["Currency"]["pattern"] == f"^{fields.CURRENCY.pattern}$"
+    assert SCHEMAS["Moment"]["pattern"] == f"^{fields._MOMENT.pattern}$"
+    assert SCHEMAS["AccountStatus"]["enum"] == list(accounts.STATUSES)
     assert SCHEMAS["RequestId"]["pattern"] == f"^{wire._REQUEST_ID.pattern}$"
     assert SCHEMAS["Problem"]["properties"]["scope"]["enum"] == list(config.SCOPES)
     assert set(SCHEMAS["ProblemType"]["properties"]["retry"]["enum"]) == {entry.retry for entry in PROBLEMS.values()}
@@ -142,20 +146,32 @@ def test_the_problems_of_the_answers_are_the_catalogue() -> None:
 
 
 def test_the_members_and_reasons_of_a_problem_are_those_of_the_catalogue() -> None:
-    """Each extension member is described and optional; a declined transfer has a reason that is remembered."""
+    """Each extension member is described and optional; what is declined has a reason that is remembered."""
     optional = SCHEMAS["Problem"]["properties"].keys() - set(SCHEMAS["Problem"]["required"])
     assert optional == {member for entry in PROBLEMS.values() for member in entry.members}
     remembered = {slug for slug, entry in PROBLEMS.items() if "Remembered under the id" in entry.when}
-    refusals = remembered | {"id-conflict", "account-not-found"}
+    refusals = remembered | {"id-conflict", "account-not-found", "hold-not-found", "transfer-not-found"}
+    of_transfers = {"capture-exceeds-hold", "reversal-exceeds-transfer"}
     assert set(SCHEMAS["DeclinedTransfer"]["properties"]["reason"]["x-extensible-enum"]) == remembered
+    assert set(SCHEMAS["DeclinedHold"]["properties"]["reason"]["x-extensible-enum"]) == remembered - of_transfers
     assert set(SCHEMAS["Problem"]["properties"]["reason"]["x-extensible-enum"]) == refusals
     assert set(SCHEMAS["RefusedResult"]["properties"]["problem"]["x-problems"]) == refusals
+
+
+@pytest.mark.parametrize("schema", ["TransferToPost", "BatchItem"])
+def test_the_three_forms_of_a_transfer_exclude_each_other(schema: str) -> None:
+    """A body fits one form at most: each has members that the others need or do not know."""
+    forms = {"TransferToPost": ("CaptureToPost", "ReversalToPost"), "BatchItem": ("BatchCapture", "BatchReversal")}
+    for one, other in itertools.permutations([schema, *forms[schema]], 2):
+        assert set(SCHEMAS[one]["required"]) - SCHEMAS[other]["properties"].keys()
 
 
 def test_requests_are_closed_and_answers_are_open() -> None:
     """A caller may send nothing unknown, and must be ready to get something unknown."""
     closed = {place for place, node in objects(DOCUMENT) if node.get("additionalProperties") is False}
-    assert {place.rpartition("/")[2] for place in closed} == {"AccountToOpen", "Batch", "BatchItem", "TransferToPost"}
+    plain = {"AccountToOpen", "AccountToChange", "HoldToPlace", "TransferToPost", "Batch", "BatchItem"}
+    following = {"CaptureToPost", "ReversalToPost", "BatchCapture", "BatchReversal"}
+    assert {place.rpartition("/")[2] for place in closed} == plain | following
 
 
 def test_every_example_fits() -> None:
@@ -182,7 +198,9 @@ def test_every_example_fits() -> None:
         ({"method": "HEAD"}, "has a body"),
         ({"status": 202}, "is not in the document"),
         ({"path": "/v1/accounts/a/friends"}, "is not in the document"),
-        ({"method": "PATCH"}, "is not in the document"),
+        ({"method": "DELETE"}, "is not in the document"),
+        ({"method": "PUT", "path": "/v1/holds/a", "body": HOLD | {"available": 1}}, "'available' was unexpected"),
+        ({"method": "DELETE", "path": "/v1/holds/a", "body": HOLD | {"status": "declined"}}, "is not one of"),
         ({"method": "OPTIONS", "status": 204, "body": None}, "the header Allow is missing"),
         ({"method": "OPTIONS", "status": 204, "path": "/nowhere"}, "is not in the document"),
         ({"headers": PROBLEM}, "has the Content-Type 'application/problem.json'"),

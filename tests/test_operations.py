@@ -103,6 +103,22 @@ def test_transfers_are_counted_when_they_are_written(client: Client) -> None:
     assert (metric(client, posted) - before[0], metric(client, declined) - before[1]) == (1, 1)
 
 
+def test_holds_are_counted_when_they_are_written(client: Client) -> None:
+    """Placed, captured, released and declined count once each; replays do not."""
+    client.open("a", min_balance=None)
+    client.open("b")
+    ends = [("open", ""), ("captured", ""), ("released", ""), ("declined", "insufficient-funds")]
+    lines = [f'ledger_holds_total{{reason="{reason}",status="{status}"}}' for status, reason in ends]
+    before = [metric(client, line) for line in lines]
+    for _ in range(2):
+        client.hold("h1", "a", "b", 5)
+        client.hold("h2", "a", "b", 5)
+        client.hold("h3", "b", "a", 5)
+        client.capture("c", "h1")
+        client.release("h2")
+    assert [metric(client, line) - value for line, value in zip(lines, before, strict=True)] == [2, 1, 1, 1]
+
+
 def test_the_pool_is_measured(client: Client) -> None:
     """Its size and what is at work are read when they are asked for."""
     client.get("/v1/transfers")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.client import Client, item
+from tests.client import Client, capture, item, reverse
 from tests.conftest import Unchanged
 
 
@@ -76,6 +76,118 @@ def test_a_refused_atomic_batch_leaves_nothing(
     assert (reply.status, reply.slug) == (422, "batch-refused")
     assert (reply.json["index"], reply.json["reason"]) == (1, reason)
     assert {name: reply.json[name] for name in members} == members
+
+
+class TestCapturesAndReversals:
+    """Transfers that follow a hold or another transfer, beside plain ones. `h` and `g` set 30 and 20 of `a` aside."""
+
+    @pytest.fixture(autouse=True)
+    def holds(self, client: Client) -> None:
+        client.hold("h", "a", "b", 30)
+        client.hold("g", "a", "b", 20)
+
+    def test_all_kinds_stand_side_by_side(self, client: Client) -> None:
+        """Each item has its result in its place, whatever kind it is of."""
+        reply = client.batch(
+            capture("c1", "h", amount=10),
+            item("t1", "a", "b", 5),
+            capture("c2", "h"),
+            reverse("r1", "t1"),
+            capture("c3", "nowhere"),
+            reverse("r2", "nowhere"),
+            reverse("r3", "t1", amount=1),
+            capture("c4", "g", amount=21),
+            reverse("r4", "fund", amount=7),
+        )
+        results = reply.json["results"]
+        told = [result.get("transfer", {}).get("id") or result["problem"]["type"][10:] for result in results]
+        first = ["c1", "t1", "hold-not-open", "r1", "hold-not-found", "transfer-not-found"]
+        assert told == [*first, "reversal-exceeds-transfer", "capture-exceeds-hold", "r4"]
+        assert [result["transfer"]["number"] for result in results if "transfer" in result] == [2, 3, 4, 5]
+        assert (client.amounts("a"), client.balance("b")) == ((83, 20, 63), 10)
+
+    @pytest.mark.parametrize("atomic", [True, False])
+    def test_an_item_may_follow_an_earlier_one(self, client: Client, atomic: bool) -> None:
+        """A reversal of a reversal of a transfer that is new itself, and what the capture before it made possible."""
+        reply = client.batch(
+            item("t", "a", "b", 50),
+            reverse("r", "t", amount=40),
+            reverse("rr", "r", amount=30),
+            reverse("rrr", "rr"),
+            capture("c", "h"),
+            reverse("rc", "c", amount=5),
+            atomic=atomic,
+        )
+        transfers = [result["transfer"] for result in reply.json["results"]]
+        assert [transfer["amount"] for transfer in transfers] == [50, 40, 30, 30, 30, 5]
+        assert [transfer["reverses"] for transfer in transfers] == [None, "t", "r", "rr", None, "c"]
+        assert [client.get(f"/v1/transfers/{transfer['id']}").json for transfer in transfers] == transfers
+        assert (client.amounts("a"), client.balance("b")) == ((65, 20, 45), 35)
+
+    def test_what_a_capture_frees_the_next_item_can_spend(self, client: Client) -> None:
+        """50 of 100 are free; the rest of a captured hold comes to them at once."""
+        items = (item("t1", "a", "b", 51), capture("c", "h", amount=1), item("t2", "a", "b", 79))
+        first, _, third = client.batch(*items).json["results"]
+        assert (first["problem"]["available"], third["status"]) == (50, 201)
+        assert client.amounts("a") == (20, 20, 0)
+
+    def test_a_later_item_is_not_there_yet(self, client: Client) -> None:
+        """An item cannot give back what comes after it."""
+        first, second = client.batch(reverse("r", "t"), item("t", "a", "b", 1)).json["results"]
+        assert (first["problem"]["type"], second["status"]) == ("/problems/transfer-not-found", 201)
+
+    @pytest.mark.parametrize(
+        ("bad", "reason", "members"),
+        [
+            (capture("bad", "g", amount=21), "capture-exceeds-hold", {"available": 20}),
+            (capture("bad", "h"), "hold-not-open", {}),
+            (capture("bad", "nowhere"), "hold-not-found", {}),
+            (reverse("bad", "good", amount=11), "reversal-exceeds-transfer", {"available": 10}),
+            (reverse("bad", "nowhere"), "transfer-not-found", {}),
+            (reverse("fund", "fund"), "id-conflict", {"differs": ["reverses", "amount"]}),
+        ],
+    )
+    def test_a_refused_atomic_batch_leaves_nothing(
+        self, client: Client, nothing_changes: Unchanged, bad: dict[str, Any], reason: str, members: dict[str, Any]
+    ) -> None:
+        """No transfer, no captured hold, and no decline, whatever kind of item was refused."""
+        with nothing_changes():
+            reply = client.batch(item("good", "a", "b", 10), capture("c", "h"), bad, reverse("r", "good"), atomic=True)
+        assert (reply.status, reply.slug) == (422, "batch-refused")
+        assert (reply.json["index"], reply.json["reason"]) == (2, reason)
+        assert {name: reply.json[name] for name in members} == members
+
+    def test_an_atomic_batch_can_be_repeated(self, client: Client, nothing_changes: Unchanged) -> None:
+        """Captures and reversals without an amount are replayed too, though nothing is left of what they name."""
+        items = [item("t", "a", "b", 10), capture("c", "h"), reverse("r", "t"), reverse("rr", "r")]
+        first = client.batch(*items, atomic=True).json["results"]
+        with nothing_changes():
+            again = client.batch(*items, atomic=True).json["results"]
+        assert [result["transfer"] for result in again] == [result["transfer"] for result in first]
+
+    def test_the_same_capture_twice(self, client: Client) -> None:
+        """The second of two equal items is a replay; under another id it comes too late."""
+        one, two, three = client.batch(capture("c", "h"), capture("c", "h"), capture("d", "h")).json["results"]
+        assert (one["status"], two["status"], two["transfer"]) == (201, 200, one["transfer"])
+        assert three["problem"]["type"] == "/problems/hold-not-open"
+
+    @pytest.mark.parametrize(
+        ("bad", "pointers"),
+        [
+            (capture("c", "h", reverses="fund"), ["reverses"]),
+            (capture("c", "h", currency="EUR"), ["currency"]),
+            (reverse("r", "fund", to="b", **{"from": "a"}), ["from", "to"]),
+            ({"captures": "h"}, ["id"]),
+            (capture("c", "-h", amount=0), ["amount", "captures"]),
+        ],
+    )
+    def test_faults_name_their_item(
+        self, client: Client, nothing_changes: Unchanged, bad: dict[str, Any], pointers: list[str]
+    ) -> None:
+        """Members that do not go together are faults of the body, and refuse all of it."""
+        with nothing_changes():
+            reply = client.batch(item("t1", "a", "b", 1), bad)
+        assert [error["pointer"] for error in reply.json["errors"]] == [f"/transfers/1/{name}" for name in pointers]
 
 
 def test_an_atomic_batch_can_be_repeated(client: Client, nothing_changes: Unchanged) -> None:

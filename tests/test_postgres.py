@@ -94,6 +94,17 @@ def test_kept_data_is_for_one_run_at_a_time(kept: Path) -> None:
         assert ask(server.owner_url, "SELECT 42") == 42
 
 
+def test_a_server_is_used_beside_the_run_that_keeps_it(kept: Path) -> None:
+    """It is found while it runs, as `make audit` finds that of `make run`, and only then."""
+    assert postgres.attached(kept) is None
+    with postgres.running(kept) as server:
+        beside = postgres.attached(kept)
+        assert beside
+        assert beside == server
+        psycopg.connect(beside.service_url).close()
+    assert postgres.attached(kept) is None
+
+
 def test_kept_data_of_another_major_version_is_refused(open_directory: Path) -> None:
     """The message names both versions and the way out."""
     data = open_directory / "old"

@@ -65,6 +65,25 @@ TRIGGERS: dict[str, Trigger] = {
         client.move("t1", "a", "b", 2**53 - 1),
         client.move("t2", "a", "b", 1),
     )[1],
+    "hold-not-open": lambda client, patch, owner: (
+        client.hold("h", "a", "b", 1),
+        client.release("h"),
+        client.capture("t", "h"),
+    )[2],
+    "capture-exceeds-hold": lambda client, patch, owner: (
+        client.hold("h", "a", "b", 1),
+        client.capture("t", "h", amount=2),
+    )[1],
+    "reversal-exceeds-transfer": lambda client, patch, owner: (
+        client.move("t", "a", "b", 1),
+        client.reverse("r", "t", amount=2),
+    )[1],
+    "account-not-empty": lambda client, patch, owner: (
+        client.move("t", "a", "b", 1),
+        client.change("b", status="closed"),
+    )[1],
+    "hold-not-found": sent("PUT", PATH, {"captures": "nowhere"}),
+    "transfer-not-found": sent("PUT", PATH, {"reverses": "nowhere"}),
     "account-not-found": sent("PUT", PATH, TRANSFER | {"to": "nobody"}),
     "batch-refused": lambda client, patch, owner: client.batch({"id": "t", **TRANSFER, "from": "poor"}, atomic=True),
     "overloaded": failing(TooManyRequests("full")),

@@ -89,13 +89,29 @@ def boundless(application: Application) -> Wsgi:
     return broken
 
 
+def generous(application: Application) -> Wsgi:
+    """A service that takes a second reversal for a new transfer of its own."""
+    count = iter(range(1000))
+
+    def broken(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if "CONTENT_LENGTH" in environ and environ["REQUEST_METHOD"] == "PUT":
+            body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"] or 0))
+            if b"reverses" in body and next(count):
+                run = environ["RAW_URI"].removeprefix("/v1/transfers/").rpartition(":")[0].encode()
+                body = b'{"from": "%b:b", "to": "%b:a", "amount": 1, "currency": "EUR"}' % (run, run)
+            environ |= {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
+        return application(environ, start_response)
+
+    return broken
+
+
 def test_a_good_service_passes(application: Application) -> None:
     """Every step is named, twice in a row too."""
     with serving(application) as url:
         for _ in range(2):
             done = smoke(url)
             assert (done.returncode, done.stderr) == (0, ""), done
-    assert done.stdout.count("ok: ") == 8
+    assert done.stdout.count("ok: ") == 12
 
 
 @pytest.mark.parametrize(
@@ -106,8 +122,15 @@ def test_a_good_service_passes(application: Application) -> None:
         (lambda app: replaced(app, "/v1/transfers/", b'"to_balance": 1', b'"to_balance": 2'), "without"),
         (forgetful, "answered 422 instead of 200"),
         (boundless, "answered 201 instead of 422"),
+        (lambda app: replaced(app, "/v1/accounts/", b'"held": 1', b'"held": 0'), 'without "balance": 1, "held": 1'),
+        (lambda app: replaced(app, "/v1/holds/", b'"captured"', b'"open"'), 'without "status": "captured"'),
+        (generous, "answered 201 instead of 422"),
+        (lambda app: replaced(app, "/v1/holds/", b'"released"', b'"open"'), 'without "status": "released"'),
     ],
-    ids=["never ready", "no metrics", "wrong balance", "repeats move money", "no floor"],
+    ids=[
+        *("never ready", "no metrics", "wrong balance", "repeats move money", "no floor"),
+        *("holds hold nothing", "captured holds stay open", "gives back twice", "releases nothing"),
+    ],
 )
 def test_a_broken_service_fails(
     application: Application, break_it: Callable[[Application], Wsgi], complaint: str

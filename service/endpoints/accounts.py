@@ -1,40 +1,57 @@
-"""/v1/accounts: open an account, look at it, read its statement."""
+"""/v1/accounts: open and change accounts, look at them, read their statements and past balances."""
 
 from typing import Any
 
 from service.contract import LIMITS
 from service.database import Connection
-from service.endpoints import Parts, fields
-from service.ledger import accounts, journal
-from service.ledger.accounts import Account
-from service.ledger.errors import Refusal
-from service.ledger.journal import Entry
-from service.wire import Request, Response, json_response, timestamp
+from service.endpoints import Parts, fields, shapes
+from service.endpoints.shapes import show
+from service.ledger import accounts, transfers
+from service.ledger.accounts import Account, Change
+from service.ledger.transfers import Entry
+from service.wire import Request, Response, invalid_query, json_response
 
-_MEMBERS = frozenset({"currency", "min_balance", "metadata"})
+STATUSES = ("open", "frozen", "closed")
 
 
 def put(request: Request, parts: Parts) -> Response:
     """PUT /v1/accounts/{id}: 201 opened, 200 opened before with the same content."""
-    id = request.parameters["id"]
-    fields.require_id(id)
+    id = fields.new_id(request.parameters)
     with fields.reading() as faults:
-        members = fields.Members(request.body, _MEMBERS, faults)
+        members = fields.Members(request.body, ("currency", "min_balance", "metadata"), faults)
         currency = members.currency("currency")
-        min_balance = members.floor("min_balance")  # above 0 it would be broken from the start
+        min_balance = members.floor("min_balance", highest=0)  # above 0 it would be broken from the start
         metadata = members.metadata("metadata")
     account, is_new = parts.database.run(
         lambda connection: accounts.open(
             connection, id, currency=currency, min_balance=min_balance, metadata=metadata, caller=request.caller
         )
     )
-    return json_response(201 if is_new else 200, _shape(account))
+    return json_response(201 if is_new else 200, show(account))
+
+
+def patch(request: Request, parts: Parts) -> Response:
+    """PATCH /v1/accounts/{id}: set min_balance, status or metadata as a whole. 200, also when nothing changed."""
+    id = fields.known_id(request.parameters)
+    with fields.reading() as faults:
+        members = fields.Members(request.body, ("min_balance", "status", "metadata"), faults)
+        wanted: dict[str, Any] = {}
+        if "min_balance" in members:
+            wanted["min_balance"] = members.floor("min_balance", highest=LIMITS.amount_max)
+        if "status" in members:
+            wanted["status"] = members.choice("status", STATUSES)
+        if "metadata" in members:
+            wanted["metadata"] = members.metadata("metadata")
+        if not wanted:
+            faults.add("", "must have min_balance, status or metadata")
+    account = parts.database.run(lambda connection: accounts.change(connection, id, wanted, request.caller))
+    return json_response(200, show(fields.found(account)))
 
 
 def get(request: Request, parts: Parts) -> Response:
     """GET /v1/accounts/{id}: balances, limits, status."""
-    account = parts.database.run(lambda connection: _find(connection, request.parameters["id"]))
-    return json_response(200, _shape(account))
+    account = parts.database.run(lambda connection: _find(connection, fields.known_id(request.parameters)))
+    return json_response(200, show(account))
 
 
 def entries(request: Request, parts: Parts) -> Response:
@@ -42,41 +59,62 @@ def entries(request: Request, parts: Parts) -> Response:
     order = fields.query_choice(request.query, "order", ("asc", "desc"))
     after = fields.query_number(request.query, "after", 0, 0, LIMITS.amount_max)
     before = fields.query_number(request.query, "before", LIMITS.amount_max, 0, LIMITS.amount_max)
-    limit = fields.query_number(request.query, "limit", LIMITS.page_default, 1, LIMITS.page_max)
-    id = request.parameters["id"]
+    limit = fields.query_limit(request.query)
+    id = fields.known_id(request.parameters)
 
     def work(connection: Connection) -> list[Entry]:
         _find(connection, id)
         newest = order == "desc"
-        return journal.entries(connection, id, after=after, before=before, newest_first=newest, limit=limit + 1)
+        return transfers.entries(connection, id, after=after, before=before, newest_first=newest, limit=limit + 1)
 
-    found = parts.database.run(work)
-    page = found[:limit]
-    following = str(page[-1].number) if len(found) > limit else None
-    return json_response(200, {"entries": [_entry_shape(entry) for entry in page], "next": following})
+    return shapes.page("entries", parts.database.run(work), limit, "number")
+
+
+def page(request: Request, parts: Parts) -> Response:
+    """GET /v1/accounts: by id, those whose id begins with `prefix`."""
+    prefix, after = fields.query_id(request.query, "prefix"), fields.query_id(request.query, "after")
+    limit = fields.query_limit(request.query)
+    found = parts.database.run(
+        lambda connection: accounts.page(connection, prefix=prefix, after=after, limit=limit + 1)
+    )
+    return shapes.page("accounts", found, limit, "id")
+
+
+def balance(request: Request, parts: Parts) -> Response:
+    """GET /v1/accounts/{id}/balance: after the transfer `number`, or at the moment `at`; for ever the same."""
+    at = fields.query_moment(request.query, "at")
+    if (at is None) == ("number" not in request.query):
+        raise invalid_query("at", "or number is needed, and not both")
+    asked = fields.query_number(request.query, "number", 0, 0, LIMITS.amount_max)
+    id = fields.known_id(request.parameters)
+
+    def work(connection: Connection) -> tuple[int, list[Entry]]:
+        _find(connection, id)
+        number = transfers.number_at(connection, at) if at else asked
+        if number is None:
+            raise invalid_query("at", "must not be in the future")
+        if number > transfers.last_number(connection):
+            raise invalid_query("number", "must not be above that of the newest transfer")
+        last = transfers.entries(connection, id, after=0, before=number + 1, newest_first=True, limit=1)
+        return number, last
+
+    number, last = parts.database.run(work)
+    balance = last[0].balance if last else 0
+    return json_response(200, {"account": id, "balance": balance, "number": number, "at": at})
+
+
+def changes(request: Request, parts: Parts) -> Response:
+    """GET /v1/accounts/{id}/changes: who changed limit, status or metadata, when, from what to what."""
+    after = fields.query_number(request.query, "after", 0, 0, LIMITS.amount_max)
+    limit = fields.query_limit(request.query)
+    id = fields.known_id(request.parameters)
+
+    def work(connection: Connection) -> list[Change]:
+        _find(connection, id)
+        return accounts.changes(connection, id, after=after, limit=limit + 1)
+
+    return shapes.page("changes", parts.database.run(work), limit, "change")
 
 
 def _find(connection: Connection, id: str) -> Account:
-    account = accounts.get(connection, id) if fields.ID.fullmatch(id) else None
-    if account is None:
-        raise Refusal("not-found", "No account has this id.")
-    return account
-
-
-def _shape(account: Account) -> dict[str, Any]:
-    return {
-        "id": account.id,
-        "currency": account.currency,
-        "balance": account.balance,
-        "held": account.held,
-        "available": account.available,
-        "min_balance": account.min_balance,
-        "status": account.status,
-        "metadata": account.metadata,
-        "created_by": account.created_by,
-        "created_at": timestamp(account.created_at),
-    }
-
-
-def _entry_shape(entry: Entry) -> dict[str, Any]:
-    return {**vars(entry), "created_at": timestamp(entry.created_at)}
+    return fields.found(accounts.get(connection, id))

@@ -6,10 +6,16 @@ from service.contract import PROBLEMS
 
 # Constraints that repeat a rule of posting.py. The rules decide first, so these stop only what the rules let through by
 # a mistake of ours; the caller still gets the true reason, and nothing was applied.
-CONSTRAINTS = {"account_floor": "insufficient-funds", "account_balance_range": "balance-out-of-range"}
+CONSTRAINTS = {
+    "account_floor": "insufficient-funds",
+    "account_balance_range": "balance-out-of-range",
+    "account_held_range": "balance-out-of-range",
+    "transfer_captures": "hold-not-open",
+}
 
-# Constraints that only a race breaks: two postings used one id at the same time. The next try finds the other's row.
-RACES = frozenset({"transfer_pkey"})
+# Constraints that only a race breaks: two postings used one id at the same time, or a hold came due between a decision
+# and its writing. The next try finds the other's row, or the hold expired.
+RACES = frozenset({"transfer_pkey", "hold_pkey", "hold_resolved"})
 
 
 class Refusal(Exception):

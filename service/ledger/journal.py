@@ -1,203 +1,201 @@
-"""The journal: posting transfers and reading them back.
+"""The journal: where transfers and holds are posted.
 
-A posting takes two round trips, whatever the number of its transfers. Every posting takes its locks in one order,
-accounts by id and then the journal row, and writes ids only under the journal row's lock: no two wait for each other.
-The journal row is held from its statement to the COMMIT behind it in one message, and never across a round trip. That
-makes its numbers appear in commit order, without gaps.
+A posting takes two round trips, whatever the number of its transfers, and one more when a hold or transfer is named.
+Every posting takes its locks in one order, accounts by id and then the journal row, and writes ids only under the
+journal row's lock: no two wait for each other. The journal row is held from its statement to the COMMIT behind it in
+one message, and never across a round trip. That makes its numbers appear in commit order, without gaps.
 """
 
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import replace
 from itertools import count
 from typing import LiteralString
 
 from psycopg import Cursor
-from psycopg.rows import TupleRow, class_row
+from psycopg.rows import class_row
 
 from service import metrics
 from service.database import Connection
-from service.ledger import posting
-from service.ledger.posting import Decisions, LockedAccount, Outcome, Transfer, TransferRequest
+from service.ledger import holds, posting, transfers
+from service.ledger.posting import Books
+from service.ledger.records import Hold, LockedAccount, Outcome, Record, Release, Request, Transfer, TransferRequest
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One account's view of one posted transfer: the signed amount and the balance after it."""
-
-    number: int
-    transfer: str
-    amount: int
-    balance: int
-    counterparty: str
-    created_at: datetime
-
-
-def post(connection: Connection, requests: Sequence[TransferRequest], *, atomic: bool, caller: str) -> list[Outcome]:
-    """Post the requests in one transaction and return their outcomes in order.
+def post(connection: Connection, requests: Sequence[Request], *, atomic: bool, caller: str) -> list[Outcome]:
+    """Decide the requests in one transaction, write what they make, and return their outcomes in order.
 
     Safe to repeat. Raises Refusal `batch-refused` when anything of an atomic batch is refused; nothing is kept then.
     """
     started_at = time.monotonic()
-    accounts, known = _lock_and_read(connection, requests)
-    decisions = posting.decide(accounts, known, requests, atomic=atomic, caller=caller)
-    # With nothing to write, the locks go when the connection is given back, which ends the transaction.
-    written = _number_and_write(connection, decisions) if decisions.transfers else {}
+    stored, books, due = _lock_and_read(connection, requests)
+    outcomes, after = posting.decide(books, requests, atomic=atomic, caller=caller)
+    written: dict[tuple[type, str], Record] = {}
+    if any(outcome.is_new for outcome in outcomes):  # else the locks go when the connection is given back
+        accounts = [account for id, account in after.accounts.items() if account != stored[id]]
+        new = [transfer for id, transfer in after.transfers.items() if id not in books.transfers]
+        changed = [hold for id, hold in after.holds.items() if hold != books.holds.get(id)]
+        records = _write_and_commit(connection, accounts, new, changed, due)
+        written = {(type(record), record.id): record for record in records}
     metrics.POSTING_SIZE.observe(len(requests))
     metrics.POSTING_SECONDS.observe(time.monotonic() - started_at)
-    for transfer in written.values():
-        metrics.TRANSFERS.labels(transfer.status, transfer.reason or "").inc()
+    for record in written.values():
+        counter = metrics.TRANSFERS if isinstance(record, Transfer) else metrics.HOLDS
+        counter.labels(record.status, record.reason or "").inc()
     return [
         # Also the second of two equal items of a batch shows the number and the time that the first one got.
-        replace(outcome, transfer=written.get(outcome.transfer.id, outcome.transfer)) if outcome.transfer else outcome
-        for outcome in decisions.outcomes
+        replace(outcome, record=written.get((type(outcome.record), outcome.record.id), outcome.record))
+        if outcome.record
+        else outcome
+        for outcome in outcomes
     ]
 
 
 def _lock_and_read(
-    connection: Connection, requests: Sequence[TransferRequest]
-) -> tuple[dict[str, LockedAccount], dict[str, Transfer]]:
-    """Lock first, read after: under READ COMMITTED each statement sees what was committed before it began."""
-    accounts = {request.from_account for request in requests} | {request.to_account for request in requests}
+    connection: Connection, requests: Sequence[Request]
+) -> tuple[dict[str, LockedAccount], Books, list[str]]:
+    """Lock first, read after: under READ COMMITTED each statement sees what was committed before it began.
+
+    Returns the accounts as they are stored, the books without the holds that are due, and the ids of these.
+    """
+    posts = [request for request in requests if isinstance(request, TransferRequest)]
+    hold_ids = [post.captures for post in posts if post.captures]
+    hold_ids += [request.id for request in requests if not isinstance(request, TransferRequest)]
+    reverses = [post.reverses for post in posts if post.reverses]
+    ids = _accounts(connection, requests, hold_ids, reverses)
     with connection.pipeline():
         connection.execute("BEGIN")
-        locked = connection.cursor(row_factory=class_row(LockedAccount)).execute(
-            """
-            SELECT id, currency, min_balance, balance, held, status
-            FROM account
-            WHERE id = ANY(%(accounts)s)
-            ORDER BY id
-            FOR NO KEY UPDATE
-            """,
-            {"accounts": sorted(accounts)},
-        )
-        known = _read(connection, [request.id for request in requests])
-    return {account.id: account for account in locked}, {transfer.id: transfer for transfer in known}
+        locked = _lock(connection, ids)
+        known = transfers.read(connection, [post.id for post in posts] + reverses)
+        given_back = transfers.given_back(connection, reverses) if reverses else ()
+        clock = holds.due(connection, ids)
+        named = holds.read(connection, hold_ids) if hold_ids else ()
+    stored = {account.id: account for account in locked}
+    due = clock.fetchall()
+    now, accounts = due[0][0], dict(stored)
+    due = [(id, account, amount) for _, id, account, amount in due if id]
+    for _, account, amount in due:
+        accounts[account] = replace(accounts[account], held=accounts[account].held - amount)
+    known_holds = {hold.id: holds.at(hold, now) for hold in named}
+    books = Books(accounts, {transfer.id: transfer for transfer in known}, known_holds, dict(given_back), now)
+    return stored, books, [id for id, *_ in due]
 
 
-def _read(connection: Connection, ids: Sequence[str]) -> Cursor[Transfer]:
-    return connection.cursor(row_factory=class_row(Transfer)).execute(
-        """
-        SELECT id, number, status, reason, from_account, to_account, amount, currency, from_balance, to_balance,
-            declined_account, declined_available, captures, reverses, metadata, created_at, created_by
-        FROM transfer
-        WHERE id = ANY(%(ids)s)
-        """,
-        {"ids": ids},
-    )
-
-
-def _number_and_write(connection: Connection, decisions: Decisions) -> dict[str, Transfer]:
-    """Write the decisions and commit. Returns the new transfers by id, with their numbers and their time."""
-    places = count(1)  # of the posted ones; the journal's last number is added to them where it is known
-    placed = [
-        replace(transfer, number=next(places)) if transfer.status == "posted" else transfer
-        for transfer in decisions.transfers
-    ]
-    number_before, written_at = _write_and_commit(connection, decisions.accounts, placed, posted=next(places) - 1)
-    return {
-        transfer.id: replace(
-            transfer, number=transfer.number and number_before + transfer.number, created_at=written_at
-        )
-        for transfer in placed
+def _accounts(
+    connection: Connection, requests: Sequence[Request], hold_ids: Sequence[str], reverses: Sequence[str]
+) -> list[str]:
+    """All accounts that the requests are about. Those of a hold or transfer never change: they are read unlocked."""
+    accounts = {
+        account
+        for request in requests
+        if not isinstance(request, Release)
+        for account in (request.from_account, request.to_account)
     }
+    if hold_ids or reverses:
+        named = connection.execute(
+            """
+            SELECT from_account, to_account FROM hold WHERE id = ANY(%(hold_ids)s)
+            UNION ALL
+            SELECT from_account, to_account FROM transfer WHERE id = ANY(%(reverses)s)
+            """,
+            {"hold_ids": hold_ids, "reverses": reverses},
+        )
+        accounts.update(*named)
+    return sorted(accounts)
+
+
+def _lock(connection: Connection, accounts: Sequence[str]) -> Cursor[LockedAccount]:
+    return connection.cursor(row_factory=class_row(LockedAccount)).execute(
+        """
+        SELECT id, currency, min_balance, balance, held, status
+        FROM account
+        WHERE id = ANY(%(accounts)s)
+        ORDER BY id
+        FOR NO KEY UPDATE
+        """,
+        {"accounts": accounts},
+    )
 
 
 def _write_and_commit(
-    connection: Connection, accounts: Sequence[LockedAccount], transfers: Sequence[Transfer], *, posted: int
-) -> TupleRow:
-    row = connection.execute_and_commit(
-        """
-        UPDATE account
-        SET balance = changed.balance
-        FROM unnest(%(ids)s::text[], %(balances)s::bigint[]) AS changed (id, balance)
-        WHERE account.id = changed.id;
-
-        WITH journal_taken AS (
-            UPDATE journal
-            SET last_number = last_number + %(posted)s, last_at = greatest(last_at, clock_timestamp())
-            WHERE only_row
-            RETURNING last_number - %(posted)s AS number_before, last_at
-        ), transfer_written AS (
-            INSERT INTO transfer (
-                id, number, status, reason, from_account, to_account, amount, currency, from_balance, to_balance,
-                declined_account, declined_available, captures, reverses, metadata, created_at, created_by
-            )
-            SELECT id, number_before + number, status, reason, from_account, to_account, amount, currency,
-                from_balance, to_balance, declined_account, declined_available, captures, reverses, metadata,
-                last_at, created_by
-            FROM journal_taken, jsonb_populate_recordset(NULL::transfer, %(transfers)s)
-        )
-        SELECT number_before, last_at FROM journal_taken;
-
-        COMMIT
-        """,
+    connection: Connection,
+    accounts: Sequence[LockedAccount],
+    transfers: Sequence[Transfer],
+    holds: Sequence[Hold],
+    due: Sequence[str],
+) -> list[Record]:
+    """Write accounts, new transfers, new and changed holds, and those that are due; the records as they are written."""
+    places = count(1)  # of the posted ones; the journal's last number is added to them where it is known
+    rows = [
+        {**vars(transfer), "number": next(places) if transfer.status == "posted" else None} for transfer in transfers
+    ]
+    resolved = [vars(hold) for hold in holds if hold.created_at] + [{"id": id, "status": "expired"} for id in due]
+    taken = connection.execute_and_commit(
+        # Most postings are without holds: they are spared the planning of these statements.
+        _WRITE_TRANSFERS + (_WRITE_HOLDS if holds or due else "") + "COMMIT",
         {
             "ids": [account.id for account in accounts],
             "balances": [account.balance for account in accounts],
-            "posted": posted,
-            "transfers": json.dumps([vars(transfer) for transfer in transfers]),
+            "helds": [account.held for account in accounts],
+            "posted": next(places) - 1,
+            "transfers": json.dumps(rows),
+            "placed": json.dumps([vars(hold) for hold in holds if not hold.created_at], default=str),
+            "resolved": json.dumps(resolved, default=str),
         },
     )
-    if row is None:
+    if taken is None:
         raise AssertionError("bug: the journal row is missing")
-    return row
+    before, now = taken
+    return [
+        *(
+            replace(transfer, number=row["number"] and before + row["number"], created_at=now)
+            for transfer, row in zip(transfers, rows, strict=True)
+        ),
+        *(
+            replace(hold, created_at=hold.created_at or now, resolved_at=now if hold.status != "open" else None)
+            for hold in holds
+        ),
+    ]
 
 
-def get(connection: Connection, id: str) -> Transfer | None:
-    """The transfer under this id, posted or declined."""
-    return _read(connection, [id]).fetchone()
+_WRITE_TRANSFERS: LiteralString = """
+    UPDATE account
+    SET balance = changed.balance, held = changed.held
+    FROM unnest(%(ids)s::text[], %(balances)s::bigint[], %(helds)s::bigint[]) AS changed (id, balance, held)
+    WHERE account.id = changed.id;
 
-
-def read_on(connection: Connection, *, after: int, limit: int) -> list[Transfer]:
-    """The posted transfers whose numbers follow `after`, in the order of their numbers."""
-    cursor = connection.cursor(row_factory=class_row(Transfer))
-    return cursor.execute(
-        """
-        SELECT id, number, status, reason, from_account, to_account, amount, currency, from_balance, to_balance,
-            declined_account, declined_available, captures, reverses, metadata, created_at, created_by
-        FROM transfer
-        WHERE number > %(after)s
-        ORDER BY number
-        LIMIT %(limit)s
-        """,
-        {"after": after, "limit": limit},
-    ).fetchall()
-
-
-def entries(
-    connection: Connection, account: str, *, after: int, before: int, newest_first: bool, limit: int
-) -> list[Entry]:
-    """The account's entries with after < number < before, oldest or newest first."""
-    cursor = connection.cursor(row_factory=class_row(Entry))
-    return cursor.execute(
-        _NEWEST_FIRST if newest_first else _OLDEST_FIRST,
-        {"account": account, "after": after, "before": before, "limit": limit},
-    ).fetchall()
-
-
-# Two texts, as a direction cannot be a parameter. Each half reads its index in order and stops at the limit.
-_OLDEST_FIRST: LiteralString = """
-    SELECT number, id AS transfer, -amount AS amount, from_balance AS balance, to_account AS counterparty, created_at
-    FROM transfer
-    WHERE from_account = %(account)s AND number > %(after)s AND number < %(before)s
-    UNION ALL
-    SELECT number, id, amount, to_balance, from_account, created_at
-    FROM transfer
-    WHERE to_account = %(account)s AND number > %(after)s AND number < %(before)s
-    ORDER BY number
-    LIMIT %(limit)s
+    WITH journal_taken AS (
+        UPDATE journal
+        SET last_number = last_number + %(posted)s, last_at = greatest(last_at, clock_timestamp())
+        WHERE only_row
+        RETURNING last_number - %(posted)s AS number_before, last_at
+    ), transfer_written AS (
+        INSERT INTO transfer (
+            id, number, status, reason, from_account, to_account, amount, currency, from_balance, to_balance,
+            declined_account, declined_available, captures, reverses, takes_rest, metadata, created_at, created_by
+        )
+        SELECT id, number_before + number, status, reason, from_account, to_account, amount, currency,
+            from_balance, to_balance, declined_account, declined_available, captures, reverses, takes_rest,
+            metadata, last_at, created_by
+        FROM journal_taken, jsonb_populate_recordset(NULL::transfer, %(transfers)s)
+    )
+    SELECT number_before, last_at FROM journal_taken;
 """
-_NEWEST_FIRST: LiteralString = """
-    SELECT number, id AS transfer, -amount AS amount, from_balance AS balance, to_account AS counterparty, created_at
-    FROM transfer
-    WHERE from_account = %(account)s AND number > %(after)s AND number < %(before)s
-    UNION ALL
-    SELECT number, id, amount, to_balance, from_account, created_at
-    FROM transfer
-    WHERE to_account = %(account)s AND number > %(after)s AND number < %(before)s
-    ORDER BY number DESC
-    LIMIT %(limit)s
+_WRITE_HOLDS: LiteralString = """
+    INSERT INTO hold (
+        id, status, reason, from_account, to_account, amount, currency, expires_at, captured_by,
+        declined_account, declined_available, metadata, created_at, created_by, resolved_at
+    )
+    SELECT id, status, reason, from_account, to_account, amount, currency, expires_at, captured_by,
+        declined_account, declined_available, metadata, last_at, created_by,
+        CASE WHEN status <> 'open' THEN last_at END
+    FROM journal, jsonb_populate_recordset(NULL::hold, %(placed)s);
+
+    UPDATE hold
+    SET status = resolved.status, captured_by = resolved.captured_by,
+        resolved_at = CASE WHEN resolved.status = 'expired' THEN hold.expires_at
+            WHEN hold.expires_at <= last_at THEN NULL ELSE last_at END  -- it came due meanwhile: see errors.RACES
+    FROM journal, jsonb_populate_recordset(NULL::hold, %(resolved)s) AS resolved
+    WHERE hold.id = resolved.id;
 """

@@ -2,193 +2,249 @@
 
 The order of the rules for one request:
 1. An id that stands in the books keeps its outcome: the same content is a replay, other content a conflict.
-2. Both accounts must be there. If one is not, nothing is remembered, for the caller may open it and ask again.
-3. Currency, status, floor and range decide between posted and declined. Either is remembered for ever.
+2. What it names must be there: accounts, hold, transfer. If not, nothing is remembered, for it may come yet.
+3. Hold, currency, status, floor and range decide between done and declined. Either is remembered for ever.
+
+A frozen account takes part in nothing new: no transfer and no hold. What was decided before it was frozen goes on:
+its open holds may be captured or released, and its transfers reversed. A closed account takes part in nothing.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any, NamedTuple
 
 from service.contract import LIMITS
 from service.ledger.errors import Refusal
+from service.ledger.records import (
+    Done,
+    Hold,
+    HoldRequest,
+    LockedAccount,
+    Outcome,
+    Record,
+    Refused,
+    Release,
+    Request,
+    Transfer,
+    TransferRequest,
+)
 
 
 @dataclass(frozen=True)
-class LockedAccount:
-    """What the rules need of an account, read under its lock."""
+class Books:
+    """What exists of all that the requests name, read under the locks of the accounts. `decide` brings it forward."""
 
-    id: str
-    currency: str
-    min_balance: int | None  # None: no floor
-    balance: int
-    held: int
-    status: str
-
-    @property
-    def available(self) -> int:
-        return self.balance - self.held
+    accounts: dict[str, LockedAccount]
+    transfers: dict[str, Transfer]
+    holds: dict[str, Hold]  # those that are due are expired here already, and not in an account's `held`
+    reversed: dict[str, int]  # the sum of what was given back of a transfer
+    now: datetime  # the database's time after the locks
 
 
-@dataclass(frozen=True)
-class TransferRequest:
-    """A transfer as the caller asks for it. `amount` is in the currency's smallest unit."""
+class Broken(NamedTuple):
+    """The rule that a request would break, the account whose rule it is, and what was available."""
 
-    id: str
-    from_account: str
-    to_account: str
-    amount: int
-    currency: str
-    metadata: Mapping[str, str]
+    reason: str  # slug
+    account: LockedAccount
+    available: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Transfer(TransferRequest):
-    """One row of the table transfer; sql/0001 says what each None means. It gets number and time when it is written."""
-
-    created_by: str
-    status: str = "posted"  # or declined
-    number: int | None = None
-    created_at: datetime | None = None
-    from_balance: int | None = None
-    to_balance: int | None = None
-    reason: str | None = None
-    declined_account: str | None = None
-    declined_available: int | None = None
-    captures: str | None = None
-    reverses: str | None = None
-
-
-@dataclass(frozen=True)
-class Posted:
-    """The answer to one request: the money moved, now or before."""
-
-    transfer: Transfer
-    is_new: bool  # False: a replay
-
-
-@dataclass(frozen=True)
-class Refused:
-    """The answer to one request: no money moved."""
-
-    refusal: Refusal
-    transfer: Transfer | None = None  # the declined transfer; None: nothing is remembered under the id
-    is_new: bool = False  # False: a replay, or nothing to remember
-
-
-Outcome = Posted | Refused
-
-
-@dataclass(frozen=True)
-class Decisions:
-    """The answers in the order of the requests, and what is to be written."""
-
-    outcomes: list[Outcome]
-    transfers: list[Transfer]  # new rows, in the order in which they are numbered
-    accounts: list[LockedAccount]  # those whose balance changes, with the new balance
-
-
-def decide(
-    accounts: Mapping[str, LockedAccount],
-    transfers: Mapping[str, Transfer],
-    requests: Sequence[TransferRequest],
-    *,
-    atomic: bool,
-    caller: str,
-) -> Decisions:
+def decide(books: Books, requests: Sequence[Request], *, atomic: bool, caller: str) -> tuple[list[Outcome], Books]:
     """Decide the requests one after another, each on the books as the ones before it leave them.
 
-    `accounts` and `transfers` hold what exists of all that the requests name. An atomic batch ends with Refusal
-    `batch-refused` at the first request that would not be posted.
+    Returns the outcomes in the order of the requests, and the books with what is to be written. An atomic batch ends
+    with Refusal `batch-refused` at the first request that would not be done.
     """
-    accounts_after = dict(accounts)
-    transfers_after = dict(transfers)
+    books = Books(dict(books.accounts), dict(books.transfers), dict(books.holds), dict(books.reversed), books.now)
     outcomes: list[Outcome] = []
     for index, request in enumerate(requests):
-        outcome = _decide_one(accounts_after, transfers_after, request, caller)
+        match request:
+            case TransferRequest():
+                outcome = _transfer(books, request, caller)
+            case HoldRequest():
+                outcome = _hold(books, request, caller)
+            case Release():
+                outcome = _release(books, request)
         if atomic and isinstance(outcome, Refused):
-            raise _batch_refused(index, outcome.refusal)
-        if outcome.is_new and outcome.transfer:
-            transfers_after[request.id] = outcome.transfer
+            detail = f"Item {index} was refused: {outcome.refusal.detail} Nothing of the batch was kept."
+            members = {"index": index, "reason": outcome.refusal.slug, **outcome.refusal.members}
+            raise Refusal("batch-refused", detail, **members)
         outcomes.append(outcome)
-    return Decisions(
-        outcomes,
-        transfers=[outcome.transfer for outcome in outcomes if outcome.is_new and outcome.transfer],
-        accounts=[account for id, account in accounts_after.items() if account is not accounts[id]],
-    )
+    return outcomes, books
 
 
-def declined_refusal(transfer: Transfer) -> Refusal:
-    """Why a transfer was declined, told from its row alone, so that it is told the same for ever."""
-    account, available = transfer.declined_account, transfer.declined_available
-    match transfer.reason:
+def declined_refusal(record: Record) -> Refusal:
+    """Why a transfer or hold was declined, told from its row alone, so that it is told the same for ever."""
+    account, available = record.declined_account, record.declined_available
+    match record.reason:
         case "insufficient-funds":
-            detail = f"{account} had {available} available, and {transfer.amount} would pass its min_balance."
+            detail = f"{account} had {available} available, and {record.amount} would pass its min_balance."
             return Refusal("insufficient-funds", detail, account=account, available=available)
         case "currency-mismatch":
-            return Refusal("currency-mismatch", f"{account} does not hold {transfer.currency}.", account=account)
+            return Refusal("currency-mismatch", f"{account} does not hold {record.currency}.", account=account)
         case "balance-out-of-range":
             return Refusal("balance-out-of-range", f"{account} would pass the range of balances.", account=account)
         case "account-frozen" | "account-closed":
-            return Refusal(transfer.reason, f"{account} did not take part in transfers then.", account=account)
-    raise AssertionError(f"bug: {transfer.id} was declined for an unknown reason")
+            return Refusal(
+                record.reason, f"{account} was {record.reason.removeprefix('account-')} then.", account=account
+            )
+        case "hold-not-open":
+            return Refusal("hold-not-open", "The hold was captured, released or due, or never placed.")
+        case "capture-exceeds-hold" | "reversal-exceeds-transfer":
+            return Refusal(record.reason, f"{available} was left, {record.amount} was asked.", available=available)
+    raise AssertionError(f"bug: {record.id} was declined for an unknown reason")
 
 
-def _decide_one(
-    accounts: dict[str, LockedAccount], transfers: Mapping[str, Transfer], request: TransferRequest, caller: str
-) -> Outcome:
-    if known := transfers.get(request.id):
-        return _replay(known, request)
-    for account_id in (request.from_account, request.to_account):
-        if account_id not in accounts:
-            return Refused(Refusal("account-not-found", f"{account_id} was never opened.", account=account_id))
-    source, target = accounts[request.from_account], accounts[request.to_account]
-    transfer = Transfer(**vars(request), created_by=caller)
-    if broken := _broken_rule(source, target, request):
-        reason, account = broken
-        available = account.available if reason == "insufficient-funds" else None
-        transfer = replace(
-            transfer, status="declined", reason=reason, declined_account=account.id, declined_available=available
-        )
-        return Refused(declined_refusal(transfer), transfer, is_new=True)
-    source = replace(source, balance=source.balance - request.amount)
-    target = replace(target, balance=target.balance + request.amount)
-    accounts[source.id], accounts[target.id] = source, target
-    return Posted(replace(transfer, from_balance=source.balance, to_balance=target.balance), is_new=True)
+def _transfer(books: Books, request: TransferRequest, caller: str) -> Outcome:
+    if known := books.transfers.get(request.id):
+        given = {name: value for name, value in vars(request).items() if value not in ("", None)}
+        given |= {"captures": request.captures, "reverses": request.reverses, "takes_rest": request.amount is None}
+        return _replay(known, given)
+    transfer = _draft(books, request, caller)
+    if isinstance(transfer, Refused):
+        return transfer
+    source, target = books.accounts[transfer.from_account], books.accounts[transfer.to_account]
+    hold = books.holds[transfer.captures] if transfer.captures else None
+    if broken := _broken_by_transfer(books, transfer, source, target, hold):
+        return _declined(books.transfers, transfer, broken)
+    source = replace(source, balance=source.balance - transfer.amount, held=source.held - (hold.amount if hold else 0))
+    target = replace(target, balance=target.balance + transfer.amount)
+    books.accounts.update({source.id: source, target.id: target})
+    transfer = replace(transfer, from_balance=source.balance, to_balance=target.balance)
+    books.transfers[transfer.id] = transfer
+    if hold:
+        books.holds[hold.id] = replace(hold, status="captured", captured_by=transfer.id)
+    if transfer.reverses:
+        books.reversed[transfer.reverses] = books.reversed.get(transfer.reverses, 0) + transfer.amount
+    return Done(transfer, is_new=True)
 
 
-def _replay(known: Transfer, request: TransferRequest) -> Outcome:
-    differs = [
-        name.removesuffix("_account")  # from and to, as the caller knows them
-        for name, value in vars(request).items()
-        if getattr(known, name) != value
-    ]
-    if differs:
-        return Refused(Refusal("id-conflict", f"{known.id} was used before with other content.", differs=differs))
-    if known.status == "declined":
-        return Refused(declined_refusal(known), known)
-    return Posted(known, is_new=False)
+def _draft(books: Books, request: TransferRequest, caller: str) -> Transfer | Refused:
+    """The transfer with what it has from the hold or transfer that it names; Refused when something is not there.
+
+    What came between the reading and the locking has accounts that are not locked: the next try finds it.
+    """
+    source, target, currency, rest = request.from_account, request.to_account, request.currency, 0
+    if request.captures:
+        hold = books.holds.get(request.captures)
+        if hold is None or not {hold.from_account, hold.to_account} <= books.accounts.keys():
+            return Refused(Refusal("hold-not-found", f"No hold has the id {request.captures}."))
+        source, target, currency, rest = hold.from_account, hold.to_account, hold.currency, hold.amount
+    if request.reverses:
+        original = books.transfers.get(request.reverses)
+        if original is None or not {original.from_account, original.to_account} <= books.accounts.keys():
+            return Refused(Refusal("transfer-not-found", f"No transfer has the id {request.reverses}."))
+        source, target, currency = original.to_account, original.from_account, original.currency
+        rest = _left(books, original) or original.amount  # when nothing is left, this is what it is declined for
+    if missing := _missing(books, source, target):
+        return missing
+    return Transfer(
+        id=request.id,
+        from_account=source,
+        to_account=target,
+        amount=request.amount or rest,
+        currency=currency,
+        metadata=request.metadata,
+        created_by=caller,
+        captures=request.captures,
+        reverses=request.reverses,
+        takes_rest=request.amount is None,
+    )
 
 
-def _broken_rule(
-    source: LockedAccount, target: LockedAccount, request: TransferRequest
-) -> tuple[str, LockedAccount] | None:
-    """The first rule that the transfer would break, and the account whose rule it is."""
-    for account in (source, target):
-        if account.currency != request.currency:
-            return "currency-mismatch", account
-    for account in (source, target):
-        if account.status != "open":
-            return f"account-{account.status}", account
-    if source.min_balance is not None and source.available - request.amount < source.min_balance:
-        return "insufficient-funds", source
-    if source.balance - request.amount < -LIMITS.amount_max:
-        return "balance-out-of-range", source
-    if target.balance + request.amount > LIMITS.amount_max:
-        return "balance-out-of-range", target
+def _broken_by_transfer(
+    books: Books, transfer: Transfer, source: LockedAccount, target: LockedAccount, hold: Hold | None
+) -> Broken | None:
+    if hold and hold.status != "open":
+        return Broken("hold-not-open", source)
+    if hold and transfer.amount > hold.amount:
+        return Broken("capture-exceeds-hold", source, hold.amount)
+    if transfer.reverses and transfer.amount > (left := _left(books, books.transfers[transfer.reverses])):
+        return Broken("reversal-exceeds-transfer", source, left)
+    was_decided = bool(transfer.captures or transfer.reverses)
+    freed = hold.amount if hold else 0
+    if broken := _broken_by_any(source, target, transfer, freed=freed, was_decided=was_decided):
+        return broken
+    if target.balance + transfer.amount > LIMITS.amount_max:
+        return Broken("balance-out-of-range", target)
     return None
 
 
-def _batch_refused(index: int, refusal: Refusal) -> Refusal:
-    detail = f"Item {index} was refused: {refusal.detail} Nothing of the batch was kept."
-    return Refusal("batch-refused", detail, index=index, reason=refusal.slug, **refusal.members)
+def _hold(books: Books, request: HoldRequest, caller: str) -> Outcome:
+    if known := books.holds.get(request.id):
+        return _replay(known, vars(request))
+    if missing := _missing(books, request.from_account, request.to_account):
+        return missing
+    hold = Hold(**vars(request), created_by=caller)
+    source, target = books.accounts[hold.from_account], books.accounts[hold.to_account]
+    broken = _broken_by_any(source, target, hold, freed=0, was_decided=False)
+    if hold.expires_at and hold.expires_at <= books.now:
+        broken = Broken("hold-not-open", source)  # it came too late to hold anything
+    if source.held + hold.amount > LIMITS.amount_max:
+        broken = broken or Broken("balance-out-of-range", source)
+    if broken:
+        return _declined(books.holds, hold, broken)
+    books.accounts[source.id] = replace(source, held=source.held + hold.amount)
+    books.holds[hold.id] = hold
+    return Done(hold, is_new=True)
+
+
+def _release(books: Books, request: Release) -> Outcome:
+    hold = books.holds.get(request.id)
+    if hold is None or hold.from_account not in books.accounts:
+        return Refused(Refusal("not-found", "No hold has this id."))
+    if hold.status in ("released", "expired"):
+        return Done(hold, is_new=False)
+    if hold.status != "open":
+        return Refused(Refusal("hold-not-open", f"The hold is {hold.status}, and stays so."), hold)
+    source = books.accounts[hold.from_account]
+    books.accounts[source.id] = replace(source, held=source.held - hold.amount)
+    books.holds[hold.id] = replace(hold, status="released")
+    return Done(books.holds[hold.id], is_new=True)
+
+
+def _replay(known: Record, given: Mapping[str, Any]) -> Outcome:
+    names = {"from_account": "from", "to_account": "to", "takes_rest": "amount"}  # as the caller knows them
+    differs = {names.get(name, name): None for name, value in given.items() if getattr(known, name) != value}
+    if differs:
+        return Refused(Refusal("id-conflict", f"{known.id} was used before with other content.", differs=list(differs)))
+    if known.status == "declined":
+        return Refused(declined_refusal(known), known)
+    return Done(known, is_new=False)
+
+
+def _declined(records: dict[str, Any], record: Record, broken: Broken) -> Refused:
+    reason, account, available = broken
+    why: dict[str, Any] = {"reason": reason, "declined_account": account.id, "declined_available": available}
+    records[record.id] = declined = replace(record, status="declined", **why)
+    return Refused(declined_refusal(declined), declined, is_new=True)
+
+
+def _missing(books: Books, *ids: str) -> Refused | None:
+    for id in ids:
+        if id not in books.accounts:
+            return Refused(Refusal("account-not-found", f"{id} was never opened.", account=id))
+    return None
+
+
+def _left(books: Books, original: Transfer) -> int:
+    """What of a transfer was not given back yet; nothing of one that was declined."""
+    return original.amount - books.reversed.get(original.id, 0) if original.status == "posted" else 0
+
+
+def _broken_by_any(
+    source: LockedAccount, target: LockedAccount, record: Record, *, freed: int, was_decided: bool
+) -> Broken | None:
+    """The rules that transfers and holds share: currency, status, floor, range. `freed` is what a capture frees."""
+    for account in (source, target):
+        if account.currency != record.currency:
+            return Broken("currency-mismatch", account)
+    for account in (source, target):
+        if account.status == "closed" or (account.status == "frozen" and not was_decided):
+            return Broken(f"account-{account.status}", account)
+    if source.min_balance is not None and source.available + freed - record.amount < source.min_balance:
+        return Broken("insufficient-funds", source, source.available)
+    if source.available + freed - record.amount < -LIMITS.amount_max:
+        return Broken("balance-out-of-range", source)
+    return None

@@ -1,0 +1,51 @@
+"""/v1/holds: set money aside, look at it, release it."""
+
+from service.contract import LIMITS
+from service.endpoints import Parts, fields
+from service.endpoints.shapes import show
+from service.ledger import holds, journal
+from service.ledger.records import HoldRequest, Refused, Release
+from service.wire import Request, Response, json_response
+
+_MEMBERS = ("from", "to", "amount", "currency", "expires_at", "metadata")
+
+
+def put(request: Request, parts: Parts) -> Response:
+    """PUT /v1/holds/{id}: 201 set aside, 200 set aside before; declined and conflicting ones are problems."""
+    id = fields.new_id(request.parameters)
+    with fields.reading() as faults:
+        members = fields.Members(request.body, _MEMBERS, faults)
+        hold = HoldRequest(
+            id=id,
+            from_account=members.id("from"),
+            to_account=members.id("to"),
+            amount=members.whole_number("amount", 1, LIMITS.amount_max),
+            currency=members.currency("currency"),
+            expires_at=members.moment("expires_at"),
+            metadata=members.metadata("metadata"),
+        )
+        if hold.from_account and hold.from_account == hold.to_account:
+            members.refuse("to", "must be another account than from")
+    return _post(request, parts, hold)
+
+
+def get(request: Request, parts: Parts) -> Response:
+    """GET /v1/holds/{id}: open, captured, released, expired or declined."""
+    id = fields.known_id(request.parameters)
+    hold = parts.database.run(lambda connection: holds.get(connection, id))
+    return json_response(200, show(fields.found(hold)))
+
+
+def delete(request: Request, parts: Parts) -> Response:
+    """DELETE /v1/holds/{id}: 200 released or expired, now or before; a captured or declined hold is a problem."""
+    return _post(request, parts, Release(fields.known_id(request.parameters)))
+
+
+def _post(request: Request, parts: Parts, asked: HoldRequest | Release) -> Response:
+    (outcome,) = parts.database.run(
+        lambda connection: journal.post(connection, [asked], atomic=False, caller=request.caller)
+    )
+    if isinstance(outcome, Refused):
+        raise outcome.refusal
+    is_placed = outcome.is_new and isinstance(asked, HoldRequest)
+    return json_response(201 if is_placed else 200, show(outcome.record))
