@@ -5,10 +5,11 @@ URL ?= http://127.0.0.1:$(PORT)
 LEDGER_TOKEN ?= development-only-token
 STEPS ?= 12500
 SECONDS ?= 120
+FORMAT ?= csv
 BANK = bench/data/bank-1993.csv.gz
 python = .venv/bin/python
 
-.PHONY: help run test model check lint types migrate seal audit smoke bank figures soak clean
+.PHONY: help run test model check lint types migrate seal audit export smoke bank figures soak clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +39,10 @@ seal: .venv/ready ## seal the new files of sql/, on a throw-away PostgreSQL
 
 migrate: .venv/ready .env ## bring the database of `make run`, or of DATABASE_URL, to the newest schema
 	@$(python) -m tests.run service.migrate up
+
+# 141: the reader of the pipe, such as head, has seen enough.
+export: .venv/ready .env ## write the journal of `make run`: make export FORMAT=csv|hledger|beancount
+	@$(python) -m tests.run service.export --format '$(FORMAT)' || [ $$? -eq 141 ]
 
 audit: .venv/ready .env ## prove the books of `make run`, or of DATABASE_URL
 	@$(python) -m tests.run service.audit
