@@ -19,6 +19,7 @@ from service import config, database, logs, server
 from service.config import Config
 from service.migrate import files, history
 
+RETRY_SECONDS = 1.0  # between two tries to reach the database: a connection costs little, a late start more
 EXIT_DATABASE, EXIT_SCHEMA, EXIT_ADDRESS, EXIT_CONFIG = 69, 70, 71, 78  # after sysexits.h
 
 
@@ -60,7 +61,7 @@ def _check_database(settings: Config) -> int:
         except psycopg.Error as error:
             if time.monotonic() >= until:
                 return _database_failed(settings, error)
-        time.sleep(1)
+        time.sleep(RETRY_SECONDS)
     if not pending:
         return 0
     names = ", ".join(migration.name for migration in pending)

@@ -230,7 +230,7 @@ def test_the_seal_of_another_major_is_not_compared(database: Database, caplog: p
     seal, snapshot = database.sql / files.SEAL, database.sql / files.SNAPSHOT
     other = snapshot.read_text().rstrip().replace("PostgreSQL ", "PostgreSQL 9")
     lines = [
-        re.sub(r" ([0-9]+) [0-9a-f]{64}$", rf" 9\1 {schema.fingerprint(other)}", line)
+        re.sub(r" ([0-9]+) [0-9a-f]{64}$", rf" 9\1 {files.fingerprint(other)}", line)
         for line in seal.read_text().splitlines()
     ]
     seal.write_text("\n".join([*lines, ""]))

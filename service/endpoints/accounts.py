@@ -93,7 +93,7 @@ def balance(request: Request, parts: Parts) -> Response:
         number = transfers.number_at(connection, at) if at else asked
         if number is None:
             raise invalid_query("at", "must not be in the future")
-        if number > transfers.last_number(connection):
+        if at is None and number > transfers.last_number(connection):
             raise invalid_query("number", "must not be above that of the newest transfer")
         last = transfers.entries(connection, id, after=0, before=number + 1, newest_first=True, limit=1)
         return number, last

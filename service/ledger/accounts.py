@@ -11,11 +11,11 @@ from psycopg.rows import class_row
 from service.database import Connection
 from service.ledger import holds
 from service.ledger.errors import Refusal
-from service.ledger.records import LockedAccount
+from service.ledger.records import AccountState
 
 
 @dataclass(frozen=True)
-class Account(LockedAccount):
+class Account(AccountState):
     """One row of the table account. Money is in the currency's smallest unit."""
 
     metadata: Mapping[str, str]

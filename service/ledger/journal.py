@@ -20,7 +20,7 @@ from service import metrics
 from service.database import Connection
 from service.ledger import holds, posting, transfers
 from service.ledger.posting import Books
-from service.ledger.records import Hold, LockedAccount, Outcome, Record, Release, Request, Transfer, TransferRequest
+from service.ledger.records import AccountState, Hold, Outcome, Record, Release, Request, Transfer, TransferRequest
 
 
 def post(connection: Connection, requests: Sequence[Request], *, atomic: bool, caller: str) -> list[Outcome]:
@@ -54,7 +54,7 @@ def post(connection: Connection, requests: Sequence[Request], *, atomic: bool, c
 
 def _lock_and_read(
     connection: Connection, requests: Sequence[Request]
-) -> tuple[dict[str, LockedAccount], Books, list[str]]:
+) -> tuple[dict[str, AccountState], Books, list[str]]:
     """Lock first, read after: under READ COMMITTED each statement sees what was committed before it began.
 
     Returns the accounts as they are stored, the books without the holds that are due, and the ids of these.
@@ -105,8 +105,8 @@ def _accounts(
     return sorted(accounts)
 
 
-def _lock(connection: Connection, accounts: Sequence[str]) -> Cursor[LockedAccount]:
-    return connection.cursor(row_factory=class_row(LockedAccount)).execute(
+def _lock(connection: Connection, accounts: Sequence[str]) -> Cursor[AccountState]:
+    return connection.cursor(row_factory=class_row(AccountState)).execute(
         """
         SELECT id, currency, min_balance, balance, held, status
         FROM account
@@ -120,7 +120,7 @@ def _lock(connection: Connection, accounts: Sequence[str]) -> Cursor[LockedAccou
 
 def _write_and_commit(
     connection: Connection,
-    accounts: Sequence[LockedAccount],
+    accounts: Sequence[AccountState],
     transfers: Sequence[Transfer],
     holds: Sequence[Hold],
     due: Sequence[str],

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 from service.contract import LIMITS
 from service.ledger.errors import Refusal
 from service.ledger.records import (
+    AccountState,
     Done,
     Hold,
     HoldRequest,
-    LockedAccount,
     Outcome,
     Record,
     Refused,
@@ -35,7 +35,7 @@ from service.ledger.records import (
 class Books:
     """What exists of all that the requests name, read under the locks of the accounts. `decide` brings it forward."""
 
-    accounts: dict[str, LockedAccount]
+    accounts: dict[str, AccountState]
     transfers: dict[str, Transfer]
     holds: dict[str, Hold]  # those that are due are expired here already, and not in an account's `held`
     reversed: dict[str, int]  # the sum of what was given back of a transfer
@@ -46,7 +46,7 @@ class Broken(NamedTuple):
     """The rule that a request would break, the account whose rule it is, and what was available."""
 
     reason: str  # slug
-    account: LockedAccount
+    account: AccountState
     available: int | None = None
 
 
@@ -154,7 +154,7 @@ def _draft(books: Books, request: TransferRequest, caller: str) -> Transfer | Re
 
 
 def _broken_by_transfer(
-    books: Books, transfer: Transfer, source: LockedAccount, target: LockedAccount, hold: Hold | None
+    books: Books, transfer: Transfer, source: AccountState, target: AccountState, hold: Hold | None
 ) -> Broken | None:
     if hold and hold.status != "open":
         return Broken("hold-not-open", source)
@@ -234,7 +234,7 @@ def _left(books: Books, original: Transfer) -> int:
 
 
 def _broken_by_any(
-    source: LockedAccount, target: LockedAccount, record: Record, *, freed: int, was_decided: bool
+    source: AccountState, target: AccountState, record: Record, *, freed: int, was_decided: bool
 ) -> Broken | None:
     """The rules that transfers and holds share: currency, status, floor, range. `freed` is what a capture frees."""
     for account in (source, target):

@@ -8,8 +8,8 @@ from service.ledger.errors import Refusal
 
 
 @dataclass(frozen=True)
-class LockedAccount:
-    """What the rules need of an account, read under its lock."""
+class AccountState:
+    """What the rules need of an account; for a posting it is read under the lock."""
 
     id: str
     currency: str

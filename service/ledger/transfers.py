@@ -130,7 +130,7 @@ def number_at(connection: Connection, at: datetime) -> int | None:
         return int(closed[0])
     row = connection.execute(
         """
-        SELECT coalesce(max(number), 0)
+        SELECT coalesce(number, 0)
         FROM journal
         LEFT JOIN LATERAL (
             SELECT number
@@ -140,7 +140,6 @@ def number_at(connection: Connection, at: datetime) -> int | None:
             LIMIT 1
         ) AS newest ON true
         WHERE last_at > %(at)s
-        HAVING count(*) > 0
         """,
         {"at": at},
     ).fetchone()

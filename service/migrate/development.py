@@ -20,10 +20,10 @@ def seal(connection: Connection[Any]) -> int:
         raise MigrationError(UNFIT, "this database is not empty, so it proves nothing about the files", "make seal")
     runner.up(connection, found)
     history, major = read_history(connection), connection.info.server_version // 10000
-    lines = [f"{row.name} {row.checksum} {major} {schema.fingerprint(str(row.schema))}" for row in history]
+    lines = [f"{row.name} {row.checksum} {major} {files.fingerprint(str(row.schema))}" for row in history]
     lines = before + lines[len(before) :]
     (SQL_FOLDER / SEAL).write_text("\n".join([_HEADING, *lines, ""]), "utf-8")
-    if lines[-1].endswith(schema.fingerprint(str(history[-1].schema))):  # not so for another PostgreSQL's old seal
+    if lines[-1].endswith(files.fingerprint(str(history[-1].schema))):  # not so for another PostgreSQL's old seal
         (SQL_FOLDER / SNAPSHOT).write_text(f"{history[-1].schema}\n", "utf-8")
     return len(lines) - len(before)
 

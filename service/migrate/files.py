@@ -56,7 +56,7 @@ def read_files(folder: Path = SQL_FOLDER, *, unsealed: bool = False) -> list[Mig
     sealed = seal_lines(folder)
     if not (files or unsealed):
         raise _broken("0001 and all others are gone", "git checkout -- sql, or build the image with it")
-    for name, checksum, major, fingerprint in map(str.split, sealed):
+    for name, checksum, major, schema_sum in map(str.split, sealed):
         if name not in files:
             raise _broken(f"{name} was sealed as {checksum} and is gone", f"git checkout -- sql/{name}")
         if files[name].checksum != checksum:
@@ -65,9 +65,10 @@ def read_files(folder: Path = SQL_FOLDER, *, unsealed: bool = False) -> list[Mig
                 f"git checkout -- sql/{name} and write a new migration; or, if it was never merged, take its line out "
                 f"of sql/{SEAL} and run make seal",
             )
-        files[name] = replace(files[name], sealed_major=int(major), sealed_fingerprint=fingerprint)
+        files[name] = replace(files[name], sealed_major=int(major), sealed_fingerprint=schema_sum)
     if sealed and not unsealed:  # which a seal writes anew
-        files[name] = replace(files[name], snapshot=_snapshot(folder, fingerprint))
+        last, _, _, schema_sum = sealed[-1].split()
+        files[last] = replace(files[last], snapshot=_snapshot(folder, schema_sum))
     for expected, file in enumerate(files.values(), start=1):
         if file.version != expected:
             raise _broken(f"{file.name} should have the number {expected:04}: 0001 and on, without gaps", "rename it")
@@ -91,10 +92,15 @@ def seal_lines(folder: Path) -> list[str]:
     return lines
 
 
+def fingerprint(schema: str) -> str:
+    """SHA-256 of a schema, as the seal has it."""
+    return sha256(schema.encode()).hexdigest()
+
+
 def _snapshot(folder: Path, sealed: str) -> str:
     path = folder / SNAPSHOT
     text = path.read_text("utf-8", errors="replace").rstrip("\n") if path.exists() else ""
-    if (found := sha256(text.encode()).hexdigest()) != sealed:
+    if (found := fingerprint(text)) != sealed:
         raise _broken(f"{SNAPSHOT} was edited: sealed {sealed}, file {found}", f"git checkout -- sql/{SNAPSHOT}")
     return text
 

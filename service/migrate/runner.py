@@ -17,14 +17,15 @@ from psycopg.sql import SQL, Identifier, Literal
 from service import VERSION
 from service.logs import log
 from service.migrate import schema
-from service.migrate.files import DRIFT, FAILED, INTERRUPTED, LOCKED, UNFIT, Migration, MigrationError
+from service.migrate.files import DRIFT, FAILED, INTERRUPTED, LOCKED, UNFIT, Migration, MigrationError, fingerprint
 from service.migrate.history import LOCAL, create, read_history, reconcile
 
 LOCK_KEY = 0x6C6564676572  # "ledger"; one key for all runners of one database
 LOCK_WAIT_SECONDS = 60.0
 LOCK_POLL_SECONDS = 0.2  # polled, because waiting inside pg_advisory_lock deadlocks with CREATE INDEX CONCURRENTLY
-TABLE_LOCK_ATTEMPTS = 10  # each of half a second, as everybody's reads queue behind an ALTER TABLE that waits
-TABLE_LOCK_PAUSE_SECONDS = 4.0
+TABLE_LOCK_TIMEOUT_MS = 500  # everybody's reads queue behind an ALTER TABLE that waits
+TABLE_LOCK_ATTEMPTS = 10
+TABLE_LOCK_PAUSE_SECONDS = 4.0  # the longest between two of them: all together take about a quarter of a minute
 OLDEST_MAJOR = 15
 
 # What files and the text of the schema must not depend on, whatever the login or the file before has set.
@@ -126,7 +127,7 @@ def _compare(connection: Connection[Any], files: Sequence[Migration]) -> list[Mi
 
 def _prove(migration: Migration, live: str) -> None:
     """The schema after a migration is the one that was sealed with it."""
-    if migration.sealed_fingerprint in (None, schema.fingerprint(live)):
+    if migration.sealed_fingerprint in (None, fingerprint(live)):
         return
     if schema.major(live) != f"PostgreSQL {migration.sealed_major}":
         extra = {"event": "migration.unproven", "migration": migration.name}
@@ -159,7 +160,7 @@ def _apply_once(connection: Connection[Any], migration: Migration, started_at: f
     body = SQL("BEGIN EXECUTE {}; END").format(Literal(migration.statements)).as_string(connection)
     connection.execute(SESSION)
     with connection.transaction():
-        connection.execute("SET LOCAL lock_timeout = '500ms'")
+        connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{TABLE_LOCK_TIMEOUT_MS}ms"])
         connection.execute("SELECT set_config('statement_timeout', %s, true)", [migration.statement_timeout])
         connection.execute(SQL("DO {}").format(Literal(body)))
         _record(connection, migration, started_at)

@@ -1,6 +1,5 @@
 """The schema of a database as text, one sorted line for each object, so that two schemas are compared like files."""
 
-import hashlib
 from typing import Any
 
 from psycopg import Connection
@@ -86,11 +85,6 @@ def read(connection: Connection[Any]) -> str:
 def major(schema: str) -> str:
     """The first line of a schema."""
     return schema.partition("\n")[0]
-
-
-def fingerprint(schema: str) -> str:
-    """SHA-256 of a schema."""
-    return hashlib.sha256(schema.encode()).hexdigest()
 
 
 def difference(expected: str, found: str) -> list[str]:
