@@ -47,7 +47,7 @@ def terminate_the_waiting(connection: psycopg.Connection[Any]) -> bool:
     return bool(
         connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            " WHERE wait_event_type = 'Lock' AND datname = current_database() AND backend_type = 'client backend'"
         ).fetchall()
     )
 
