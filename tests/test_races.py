@@ -16,12 +16,12 @@ import pytest
 
 from service import database
 from service.database import Connection
-from service.ledger import accounts, journal
+from service.ledger import accounts, journal, transfers
 from service.ledger.records import Request
 from service.wire import timestamp
 from tests import broken
 from tests.client import Client, Reply
-from tests.conftest import Clock, empty
+from tests.conftest import Clock, Urls, empty
 from tests.test_concurrency import THREADS, client, deadlocks, together
 
 __all__ = ["client", "deadlocks"]  # fixtures
@@ -306,6 +306,43 @@ def test_a_hold_that_was_told_expired_stays_expired(
     assert (told["status"], client.get("/v1/holds/h").json) == ("expired", told)
     assert replies[0].slug == "hold-not-open" or replies[0].json == told
     assert client.amounts("a") == (0, 0, 0)
+
+
+def look_while_captured(client: Client, owner: psycopg.Connection[Any], clock: Clock, urls: Urls) -> None:
+    """A reader who comes after the end of a hold waits for the capture that got its time before, and tells of it."""
+    until = clock.stop() + timedelta(seconds=1)
+    client.hold("h", "a", "b", 5, expires_at=timestamp(until))
+    captured, seen = list[Reply](), list[Reply]()
+    capturing = threading.Thread(target=lambda: captured.append(client.capture("c", "h")))
+    looking = threading.Thread(target=lambda: seen.append(client.get("/v1/holds/h")))
+    with psycopg.connect(urls.owner) as other:
+        other.execute("SELECT FROM hold FOR UPDATE")  # what a capture writes after it took its time
+        for turned, thread, waiting in ((0, capturing, 1), (1, looking, 2)):
+            clock.turn(seconds=turned)
+            thread.start()
+            locks = "SELECT FROM pg_locks WHERE NOT granted"
+            while thread.is_alive() and len(owner.execute(locks).fetchall()) < waiting:
+                pass
+    capturing.join()
+    looking.join()
+    assert captured[0].status == 201
+    assert seen[0].json["status"] == "captured"
+
+
+def test_who_looks_while_a_hold_is_captured_waits_for_it(
+    client: Client, owner: psycopg.Connection[Any], clock: Clock, urls: Urls
+) -> None:
+    """Nobody is told `expired` of a hold that was captured just before its end."""
+    look_while_captured(client, owner, clock, urls)
+
+
+def test_a_build_that_does_not_wait_for_captures_is_found(
+    client: Client, owner: psycopg.Connection[Any], clock: Clock, urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken on purpose: the same proof fails."""
+    monkeypatch.setattr(transfers, "number_at", lambda connection, at: None)
+    with pytest.raises(AssertionError):
+        look_while_captured(client, owner, clock, urls)
 
 
 def test_batches_that_capture_and_reverse_cross(client: Client) -> None:

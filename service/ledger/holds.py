@@ -2,24 +2,32 @@
 
 from collections.abc import Collection
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from psycopg import Cursor
 from psycopg.rows import class_row
 
 from service.database import Connection
+from service.ledger import transfers
 from service.ledger.records import Hold
 
 
 def get(connection: Connection, id: str) -> Hold | None:
-    """The hold under this id; one that is due is expired, whatever its row still says."""
+    """The hold under this id; one that is due is expired, whatever its row still says, and is never captured later.
+
+    A capture on its way may have a time before: closing the hold's last moment waits for it, and bars all others.
+    """
     with connection.pipeline():
         clock = connection.execute("SELECT clock_timestamp()")
         found = read(connection, [id])
     (now,) = clock.fetchone() or (None,)
     hold = found.fetchone()
-    return hold and at(hold, now)
+    if hold is None or hold.expires_at is None or at(hold, now) == hold:
+        return hold
+    transfers.number_at(connection, hold.expires_at - timedelta(microseconds=1))
+    (hold,) = read(connection, [id])
+    return at(hold, now)
 
 
 def at(hold: Hold, now: datetime) -> Hold:
