@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 POOL_TIMEOUT_SECONDS = 1.0  # waiting longer for a connection only makes everybody's queue longer
 RECONNECT_TIMEOUT_SECONDS = 3.0  # the pool's own back-off has no cap: 18 s without a connection after 40 s of outage
-MAX_WAITING = 128  # one per thread of the server; the front door sheds before
+MAX_WAITING = 128  # one per thread of the server; who waited in vain counts until a connection comes
 ATTEMPTS = 3
 # A random pause, up to twice this before the second attempt and four times before the third.
 FIRST_PAUSE_SECONDS = 0.025
@@ -59,6 +59,7 @@ SESSION = """
 PASSING = {"40001", "40P01", "57P01", "57P02", "57P03", "25006"}  # with class 08, and lost connections, which have none
 LOST = {"57P01", "57P02", "57P03", "25006"}  # the pool's other connections are dead too, or at a demoted primary
 TIMED_OUT = {"57014", "55P03"}  # statement_timeout, lock_timeout
+NOT_LENT = (PoolTimeout, TooManyRequests)
 LOST_KINDS = (psycopg.OperationalError, psycopg.InterfaceError)  # what carries no code otherwise is a fault of the call
 EXHAUSTED_CLASS = "53"  # disk, memory or connections of the server: trying again at once makes it worse
 CONNECTION_CLASS = "08"
@@ -122,6 +123,7 @@ class Database:
             timeout=POOL_TIMEOUT_SECONDS,
             max_waiting=MAX_WAITING,
             reconnect_timeout=RECONNECT_TIMEOUT_SECONDS,
+            reconnect_failed=ConnectionPool.check,  # begins anew: else nobody connects again while so many wait
             name="ledger",
         )
         metrics.OPEN_POOLS.append(self._pool.get_stats)
@@ -184,7 +186,7 @@ class Database:
         if slug := CONSTRAINTS.get(constraint):
             return False, Refusal(slug, "The database refused the transfer by its own rule. Nothing was applied.")
         is_busy = len(self._lent) == self._pool_size  # if one waited in vain and it is not, the database is away
-        if isinstance(fault, TooManyRequests) or (isinstance(fault, PoolTimeout) and is_busy):
+        if isinstance(fault, NOT_LENT) and is_busy:
             metrics.SHED.labels("pool").inc()
             return False, Refusal("overloaded", "All database connections are taken.", outcome=outcome)
         if isinstance(fault, DeadlinePassed) or code in TIMED_OUT:
@@ -198,7 +200,7 @@ class Database:
 
     def _drain_after(self, fault: psycopg.Error) -> None:
         """Replace the idle connections, at most once a second, when this fault says that they are dead too."""
-        if isinstance(fault, PoolTimeout) or not (fault.sqlstate is None or fault.sqlstate in LOST):
+        if isinstance(fault, NOT_LENT) or not (fault.sqlstate is None or fault.sqlstate in LOST):
             return
         with self._lock:
             if time.monotonic() < self._drained_at + DRAIN_EVERY_SECONDS:

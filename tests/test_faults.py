@@ -3,11 +3,14 @@
 import dataclasses
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import psycopg
+import psycopg_pool
 import pytest
 
 from bench.posting import in_a_pipeline
@@ -141,6 +144,43 @@ def test_a_database_that_is_away_is_said_so_and_comes_back(
     proxy.cuts = 0
     assert wired.move("t", "a", "b", 5).status in (201, 503)
     assert wired.move("t", "a", "b", 5).status in (200, 201)
+
+
+class TestAnOutageThatOutlastsThePool:
+    """The pool gives up connecting, and as many requests as it lets wait have waited in vain."""
+
+    @pytest.fixture(autouse=True)
+    def short(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """All of that happens within a second."""
+        monkeypatch.setattr(database, "RECONNECT_TIMEOUT_SECONDS", 0.1)
+        monkeypatch.setattr(database, "POOL_TIMEOUT_SECONDS", 0.05)
+        monkeypatch.setattr(database, "MAX_WAITING", 3)
+
+    def answers_after(self, wired: Client, proxy: Proxy) -> Iterator[int]:
+        """The answers once the database is back, one about every 20 ms."""
+        proxy.cut_to_server, proxy.cuts = (lambda data: True), 10**6
+        proxy.cut_all()
+        for n in range(10):
+            reply = wired.move(f"away{n}", "a", "b", 5)
+            assert (reply.slug, reply.json["outcome"]) == ("database-unavailable", "not_applied")
+        proxy.cuts = 0
+        while True:
+            yield wired.move("t", "a", "b", 5).status
+            time.sleep(0.02)
+
+    def test_is_healed_without_a_restart(self, wired: Client, proxy: Proxy) -> None:
+        """Requests are answered again soon after the database is back."""
+        wired.get("/v1/transfers")
+        assert 201 in islice(self.answers_after(wired, proxy), 500)
+
+    def test_a_build_whose_pool_gives_up_is_found(
+        self, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    ) -> None:
+        """Broken on purpose: nobody connects any more, and all are refused for ever."""
+        monkeypatch.setattr(psycopg_pool.ConnectionPool, "check", None)
+        wired = request.getfixturevalue("wired")
+        wired.get("/v1/transfers")
+        assert set(islice(self.answers_after(wired, proxy), 50)) == {503}
 
 
 @pytest.mark.parametrize(("watch", "outcome"), [(lambda data: True, "not_applied"), (commit_asked, "unknown")])

@@ -1,12 +1,12 @@
 """Every slug of the catalogue is triggered, has its page, and is answered with its own status and members."""
 
 import dataclasses
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import psycopg
 import pytest
-from psycopg_pool import TooManyRequests
 
 from service import database
 from service.contract import PROBLEMS
@@ -86,7 +86,10 @@ TRIGGERS: dict[str, Trigger] = {
     "transfer-not-found": sent("PUT", PATH, {"reverses": "nowhere"}),
     "account-not-found": sent("PUT", PATH, TRANSFER | {"to": "nobody"}),
     "batch-refused": lambda client, patch, owner: client.batch({"id": "t", **TRANSFER, "from": "poor"}, atomic=True),
-    "overloaded": failing(TooManyRequests("full")),
+    "overloaded": lambda client, patch, owner: (
+        patch.setattr(client.application, "_places", threading.Semaphore(0)),
+        client.get("/v1/transfers"),
+    )[1],
     "database-unavailable": failing(psycopg.OperationalError("gone")),
     "deadline-exceeded": failing(database.DeadlinePassed("late")),
     "internal-error": failing(ZeroDivisionError("a mistake")),
