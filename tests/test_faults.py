@@ -180,7 +180,7 @@ class TestAnOutageThatOutlastsThePool:
         monkeypatch.setattr(psycopg_pool.ConnectionPool, "check", None)
         wired = request.getfixturevalue("wired")
         wired.get("/v1/transfers")
-        assert set(islice(self.answers_after(wired, proxy), 50)) == {503}
+        assert set(islice(self.answers_after(wired, proxy), 10)) == {503}
 
 
 @pytest.mark.parametrize(("watch", "outcome"), [(lambda data: True, "not_applied"), (commit_asked, "unknown")])
