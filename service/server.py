@@ -18,7 +18,7 @@ from service.config import Config
 
 THREADS = 128  # they mostly wait, and waiting threads are cheap; the front door admits fewer than that
 CLOSING_THREADS = 8  # each waits up to two seconds for a client that does not close its end
-RECEIVE_TIMEOUT_SECONDS = 5  # a request whose bytes stop coming is cut; else 128 of them stop every thread for ever
+PEER_TIMEOUT_SECONDS = 5  # who stops sending a request, or reading an answer, is cut; else 128 of them stop all threads
 
 
 class Server(BaseApplication):
@@ -51,7 +51,7 @@ def settings(config: Config) -> dict[str, Any]:
         "control_socket_disable": True,  # would be written to $HOME
         "forwarded_allow_ips": "",  # nobody may tell us another scheme or client
         "logger_class": Logger,
-        "when_ready": _limit_receiving,
+        "when_ready": _limit_peers,
         "post_worker_init": _begin,
         "worker_exit": _close,
     }
@@ -69,10 +69,11 @@ class Logger(gunicorn.glogging.Logger):
         super().warning(msg.partition(": ")[0] if msg.startswith("Invalid request") else msg, *args, **kwargs)
 
 
-def _limit_receiving(arbiter: Arbiter) -> None:
+def _limit_peers(arbiter: Arbiter) -> None:
     """Accepted sockets inherit this from the listening one on Linux; gunicorn has no setting for it."""
     for listener in arbiter.LISTENERS:
-        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", RECEIVE_TIMEOUT_SECONDS, 0))
+        for direction in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            listener.sock.setsockopt(socket.SOL_SOCKET, direction, struct.pack("ll", PEER_TIMEOUT_SECONDS, 0))
 
 
 def _begin(worker: Worker) -> None:

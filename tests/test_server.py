@@ -3,11 +3,15 @@
 import contextlib
 import signal
 import socket
+import struct
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from service.server import RECEIVE_TIMEOUT_SECONDS
+from service import server
+from service.server import PEER_TIMEOUT_SECONDS
 from tests import live
 from tests.live import Live
 
@@ -121,9 +125,20 @@ def test_clients_that_do_not_close_stop_nobody(service: Live) -> None:
 
 
 def test_half_a_request_is_cut(service: Live) -> None:
-    """A client that stops sending keeps its thread no longer than the receive timeout."""
+    """A client that stops sending keeps its thread no longer than the peer timeout."""
     head = b"PUT /v1/accounts/a HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n"
     answer = raw(service, head + b"Authorization: Bearer " + live.TOKEN.encode() + b"\r\n\r\n{")
     assert b" 400 " in answer.split(b"\r\n")[0]
     assert b"/problems/bad-request" in answer
-    assert live.PATIENCE_SECONDS > RECEIVE_TIMEOUT_SECONDS
+    assert live.PATIENCE_SECONDS > PEER_TIMEOUT_SECONDS
+
+
+def test_a_client_that_does_not_read_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who takes nothing of an answer that is larger than the wires hold keeps its thread no longer either."""
+    monkeypatch.setattr(server, "PEER_TIMEOUT_SECONDS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server._limit_peers(cast(Any, SimpleNamespace(LISTENERS=[SimpleNamespace(sock=listener)])))
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16) == struct.pack("ll", 1, 0)
+            with pytest.raises(BlockingIOError):
+                accepted.sendall(bytes(2**26))
