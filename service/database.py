@@ -215,9 +215,23 @@ def configure(connection: psycopg.Connection[Any]) -> None:
     connection.execute(SESSION)
 
 
-def connect(url: str) -> psycopg.Connection[TupleRow]:
-    """A connection outside the pool, not yet the service's. Raises psycopg.Error."""
-    return psycopg.connect(url, **CONNECT)
+def connect(url: str) -> Connection:
+    """A connection outside the pool, not yet the service's, and without a deadline. Raises psycopg.Error."""
+    return Connection.connect(url, **CONNECT)
+
+
+@contextmanager
+def one_moment(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """A block that reads the books of one moment, however long it takes, and writes nothing."""
+    with connection.transaction():
+        connection.execute(
+            """
+            SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY;
+            SET LOCAL statement_timeout = 0;
+            SET LOCAL idle_in_transaction_session_timeout = 0
+            """
+        )
+        yield
 
 
 def _is_lost(fault: psycopg.Error) -> bool:

@@ -14,18 +14,21 @@ import re
 import signal
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from datetime import date, timedelta
 from typing import Any, TextIO
 
 import psycopg
 
 from service import config, database, logs
-from service.ledger import snapshot
+from service.database import Connection
+from service.ledger import accounts, transfers
 from service.ledger.accounts import Account
 from service.ledger.records import Transfer
 from service.wire import timestamp
 
 EXIT_DATABASE, EXIT_CONFIG = 69, 78  # after sysexits.h
+PORTION_ROWS = 1000  # are read at once, so that memory does not grow with the books
 CSV = "number id created_at from to amount currency from_balance to_balance captures reverses metadata created_by"
 NOTE = "; Amounts are whole numbers of the currency's smallest unit, such as cents.\n"
 ROOT = "Assets"  # of the five that beancount has
@@ -68,29 +71,29 @@ def main() -> int:
     try:
         with database.connect(url) as connection, open(1, "w", encoding="utf-8", newline="\n", closefd=False) as file:
             database.configure(connection)
-            snapshot.begin(connection)
-            _write_plain_text(connection, dialect, file) if dialect else _write_csv(connection, file)
+            with database.one_moment(connection):
+                _write_plain_text(connection, dialect, file) if dialect else _write_csv(connection, file)
     except psycopg.Error as error:
         logs.log.error("the export is not complete: %s", error, extra={"event": "export.failed"})
         return EXIT_DATABASE
     return 0
 
 
-def _write_csv(connection: psycopg.Connection[Any], file: TextIO) -> None:
+def _write_csv(connection: Connection, file: TextIO) -> None:
     writer = csv.DictWriter(file, CSV.split(), extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    for transfer in snapshot.transfers(connection):
+    for transfer in all_transfers(connection):
         writer.writerow(_values(transfer) | {"from": transfer.from_account, "to": transfer.to_account})
 
 
-def _write_plain_text(connection: psycopg.Connection[Any], dialect: dict[str, str], file: TextIO) -> None:
+def _write_plain_text(connection: Connection, dialect: dict[str, str], file: TextIO) -> None:
     def write(part: str, **values: Any) -> None:
         file.write(dialect[part].format(**values))
 
     file.write(NOTE)
     last_day = ""
     below: Counter[tuple[str, str]] = Counter()  # the money in the accounts below a name, by currency
-    for account in snapshot.accounts(connection):
+    for account in all_accounts(connection):
         values, name = _values(account), account_name(account.id)
         last_day = max(last_day, values["day"])
         if (ROOT, account.currency) not in below:
@@ -99,7 +102,7 @@ def _write_plain_text(connection: psycopg.Connection[Any], dialect: dict[str, st
         while name != ROOT:
             name = name.rpartition(":")[0]
             below[name, account.currency] += account.balance
-    for transfer in snapshot.transfers(connection):
+    for transfer in all_transfers(connection):
         values = _values(transfer)
         last_day = max(last_day, values["day"])
         write("transfer", **values)
@@ -109,11 +112,27 @@ def _write_plain_text(connection: psycopg.Connection[Any], dialect: dict[str, st
         to, source = account_name(transfer.to_account), account_name(transfer.from_account)
         write("entry", **values, name=to, change=transfer.amount, balance=transfer.to_balance)
         write("entry", **values, name=source, change=-transfer.amount, balance=transfer.from_balance)
-    for account in snapshot.accounts(connection):
+    for account in all_accounts(connection):
         values, name = _values(account), account_name(account.id)
         # Beancount compares what is there in the morning, and counts the accounts below with the one above.
         values |= {"day": date.fromisoformat(last_day) + timedelta(days=1)}
         write("balance", **values, name=name, with_below=account.balance + below[name, account.currency])
+
+
+def all_accounts(connection: Connection) -> Iterator[Account]:
+    """Every account, by id."""
+    after = ""
+    while portion := accounts.page(connection, prefix="", after=after, limit=PORTION_ROWS):
+        yield from portion
+        after = portion[-1].id
+
+
+def all_transfers(connection: Connection) -> Iterator[Transfer]:
+    """Every posted transfer, by number."""
+    after = 0
+    while portion := transfers.read_on(connection, after=after, limit=PORTION_ROWS):
+        yield from portion
+        after = portion[-1].number or 0
 
 
 def _values(row: Account | Transfer) -> dict[str, Any]:

@@ -24,9 +24,10 @@ from hypothesis import strategies as st
 
 from bench import bank
 from service import database
+from service import export as command
+from service.database import Connection
 from service.endpoints import fields
 from service.export import SPELLED, account_name
-from service.ledger import snapshot
 from tests import live, test_bank
 from tests.client import Client, item
 from tests.conftest import Urls, empty
@@ -341,27 +342,28 @@ def test_empty_books_are_books(environment: dict[str, str], tool: str) -> None:
 
 
 @pytest.fixture
-def connection(urls: Urls) -> Iterator[psycopg.Connection[Any]]:
+def connection(urls: Urls) -> Iterator[Connection]:
     """As the export has it."""
     with database.connect(urls.service) as made:
         database.configure(made)
-        yield made
+        with database.one_moment(made):
+            yield made
 
 
-def test_it_is_one_moment(client: Client, connection: psycopg.Connection[Any]) -> None:
-    """What is posted while it reads is not in it, neither in the transfers nor in the balances."""
-    client.open("a", "b", min_balance=None)
-    client.move("t1", "a", "b", 5)
-    snapshot.begin(connection)
-    before = list(snapshot.accounts(connection))
-    client.move("t2", "a", "b", 7)
-    assert [transfer.id for transfer in snapshot.transfers(connection)] == ["t1"]
-    assert list(snapshot.accounts(connection)) == before
+def test_it_is_one_moment(client: Client, connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is posted while it reads, portion by portion, is in none of them, and no row is left out or comes twice."""
+    monkeypatch.setattr(command, "PORTION_ROWS", 2)
+    client.open("a", "b", "c", min_balance=None)
+    client.batch(*(item(f"t{n}", "a", "b", 5) for n in range(5)))
+    before = list(command.all_accounts(connection))
+    client.move("late", "a", "b", 7)
+    assert [transfer.id for transfer in command.all_transfers(connection)] == ["t0", "t1", "t2", "t3", "t4"]
+    assert [account.id for account in before] == ["a", "b", "c"]
+    assert list(command.all_accounts(connection)) == before
 
 
-def test_it_may_take_its_time_and_writes_nothing(connection: psycopg.Connection[Any]) -> None:
+def test_it_may_take_its_time_and_writes_nothing(connection: Connection) -> None:
     """No timeout of the service ends it, however slow its reader is, and it could change nothing."""
-    snapshot.begin(connection)
     timeouts = "SELECT current_setting('statement_timeout'), current_setting('idle_in_transaction_session_timeout')"
     assert connection.execute(timeouts).fetchone() == ("0", "0")
     with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):

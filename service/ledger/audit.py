@@ -11,6 +11,8 @@ from typing import Any, LiteralString
 from psycopg import Connection
 from psycopg.sql import SQL
 
+from service import database
+
 MOST_ERRORS = 10  # of one check: enough to see what happened
 # MATERIALIZED: a bare LIMIT is planned to find its rows at once, and an audit that finds none would pay for that.
 FIRST_ERRORS = SQL("""
@@ -20,8 +22,6 @@ FIRST_ERRORS = SQL("""
 
 # What database.SESSION sets is for short statements. What is sorted beyond work_mem goes to the server's disk.
 SETTINGS = """
-    SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY;
-    SET LOCAL statement_timeout = 0;
     SET LOCAL enable_seqscan = on;
     SET LOCAL work_mem = '64MB'
 """
@@ -53,7 +53,7 @@ def run(connection: Connection[Any], since: int = 0, show: Callable[[str], None]
     """Prove the books after `since` in one transaction. The name of each check is shown before it runs."""
     errors = []
     parameters = {"since": since, "most": MOST_ERRORS}
-    with connection.transaction():
+    with database.one_moment(connection):
         connection.execute(SETTINGS)
         for check, statement in CHECKS.items():
             show(check)
