@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
 from wsgiref.types import StartResponse, WSGIEnvironment
 
@@ -76,7 +76,6 @@ class Visit:
     route: str = UNMATCHED
     caller: str = ""
     refusal: str = ""  # slug
-    timings: dict[str, float] = field(default_factory=dict)
 
 
 class Application:
@@ -92,8 +91,8 @@ class Application:
         id = wire.request_id(environ.get("HTTP_X_REQUEST_ID"))
         trace_id, span_id = wire.trace_context(environ.get("HTTP_TRACEPARENT"))
         visit = Visit(environ, environ["REQUEST_METHOD"], environ["RAW_URI"].partition("?")[0], id)
-        logs.context.set({"request_id": id, "trace_id": trace_id, "span_id": span_id})
-        logs.timings.set(visit.timings)
+        ids = {"request_id": id, "trace_id": trace_id, "span_id": span_id}
+        logs.context.set({**ids, "db_ms": 0.0, "queue_ms": 0.0})
         with metrics.ACTIVE_REQUESTS.track_inprogress():
             response = self._answer(visit)
         _record(visit, response, time.perf_counter() - started_at)
@@ -168,8 +167,6 @@ def _record(visit: Visit, response: Response, seconds: float) -> None:
             "status": response.status,
             "problem": visit.refusal or None,
             "duration_ms": round(seconds * 1000, 3),
-            "db_ms": round(visit.timings.get("db_ms", 0.0), 3),
-            "queue_ms": round(visit.timings.get("queue_ms", 0.0), 3),
             "bytes": len(response.body),
             "client": visit.environ.get("REMOTE_ADDR", ""),
         },

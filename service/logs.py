@@ -13,16 +13,14 @@ from service import VERSION
 
 log = logging.getLogger("ledger")
 
-# request_id, trace_id and span_id of the request in hand: every line that it logs carries them.
-context: ContextVar[dict[str, str] | None] = ContextVar("context", default=None)
-# Milliseconds that its parts took, by the name of the field: db_ms, queue_ms.
-timings: ContextVar[dict[str, float] | None] = ContextVar("timings", default=None)
+# The fields of the request in hand, which every line that it logs carries: its ids, and the milliseconds spent so far.
+context: ContextVar[dict[str, Any] | None] = ContextVar("context", default=None)
 
 
 def add_time(name: str, seconds: float) -> None:
     """Add to a timing of the request in hand; outside a request nothing is kept."""
-    if (times := timings.get()) is not None:
-        times[name] = times.get(name, 0.0) + seconds * 1000
+    if (fields := context.get()) is not None:
+        fields[name] = round(fields[name] + seconds * 1000, 3)
 
 
 def configure(level: str = "info") -> None:

@@ -54,7 +54,8 @@ def test_every_field_of_the_log_is_documented() -> None:
     calls = [node for node in ast.walk(ast.parse(SOURCE)) if isinstance(node, ast.Call)]
     extras = [keyword.value for call in calls for keyword in call.keywords if keyword.arg == "extra"]
     given = {ast.literal_eval(key) for extra in extras if isinstance(extra, ast.Dict) for key in extra.keys if key}
-    always = re.findall(r'log_data\["(\w+)"\] =', SOURCE) + re.findall(r'"((?:request|trace|span)_id)": \w', SOURCE)
+    always = re.findall(r'log_data\["(\w+)"\] =', SOURCE)
+    always += re.findall(r'"((?:request|trace|span)_id|(?:db|queue)_ms)": \w', SOURCE)
     assert rows(OPERATIONS, "field").keys() == given | set(always)
 
 

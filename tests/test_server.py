@@ -18,8 +18,8 @@ from tests.live import Live
 FIELDS = ["time", "level", "event", "message", "service", "version"]
 REQUEST_FIELDS = [
     *FIELDS,
-    *("request_id", "trace_id", "span_id", "caller", "method", "route", "path", "status", "problem"),
-    *("duration_ms", "db_ms", "queue_ms", "bytes", "client"),
+    *("request_id", "trace_id", "span_id", "db_ms", "queue_ms", "caller", "method", "route", "path"),
+    *("status", "problem", "duration_ms", "bytes", "client"),
 ]
 
 
