@@ -27,7 +27,7 @@ UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters an
 # The last one may lack its end: the parser then says where. Possessive, as it would else remember every character:
 # 119 MB for a string of 1 MiB.
 _STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
-_FLOAT = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,2})?")  # three digits of exponent are no amount
+_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,2})?")  # three digits of exponent are no amount
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def parse_json(body: bytes) -> Any:
         raise Refusal("invalid-json", f"The body nests deeper than {LIMITS.json_depth} levels.")
     try:
         return json.loads(
-            text, object_pairs_hook=_object, parse_int=_integer, parse_float=_number, parse_constant=_constant
+            text, object_pairs_hook=_object, parse_int=_number, parse_float=_number, parse_constant=_constant
         )
     except json.JSONDecodeError as error:
         raise Refusal("invalid-json", f"{error.msg} at line {error.lineno}, column {error.colno}.") from None
@@ -201,15 +201,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def _integer(text: str) -> int:
-    if len(text) > LIMITS.number_digits:
-        raise Refusal("invalid-json", f"A number has more than {LIMITS.number_digits} digits.")
-    return int(text)
-
-
 def _number(text: str) -> int | Decimal:
     """1e2 and 100.0 are the integer 100: JSON Schema says so, and outside tools send them."""
-    if len(text) > LIMITS.number_digits or not _FLOAT.fullmatch(text):
+    if len(text) > LIMITS.number_digits or not _NUMBER.fullmatch(text):
         raise Refusal("invalid-json", f"A number has more than {LIMITS.number_digits} digits or a huge exponent.")
     value = Decimal(text)
     return int(value) if value == value.to_integral_value() else value
