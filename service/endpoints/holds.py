@@ -4,7 +4,7 @@ from service.contract import LIMITS
 from service.endpoints import Parts, fields
 from service.endpoints.shapes import show
 from service.ledger import holds, journal
-from service.ledger.records import HoldRequest, Refused, Release
+from service.ledger.records import HoldRequest, Release
 from service.wire import Request, Response, json_response
 
 _MEMBERS = ("from", "to", "amount", "currency", "expires_at", "metadata")
@@ -45,7 +45,7 @@ def _post(request: Request, parts: Parts, asked: HoldRequest | Release) -> Respo
     (outcome,) = parts.database.run(
         lambda connection: journal.post(connection, [asked], atomic=False, caller=request.caller)
     )
-    if isinstance(outcome, Refused):
+    if outcome.refusal:
         raise outcome.refusal
     is_placed = outcome.is_new and isinstance(asked, HoldRequest)
     return json_response(201 if is_placed else 200, show(outcome.record))

@@ -6,7 +6,7 @@ from service.contract import LIMITS
 from service.endpoints import Parts, fields, shapes
 from service.endpoints.shapes import show
 from service.ledger import journal, transfers
-from service.ledger.records import Outcome, Refused, TransferRequest
+from service.ledger.records import Outcome, TransferRequest
 from service.wire import Request, Response, json_response, problem_members
 
 _PLAIN = ("from", "to", "amount", "currency", "metadata")
@@ -19,7 +19,7 @@ def put(request: Request, parts: Parts) -> Response:
     with fields.reading() as faults:
         transfer = _read(request.body, faults, id=id)
     (outcome,) = _post(request, parts, [transfer], atomic=False)
-    if isinstance(outcome, Refused):
+    if outcome.refusal:
         raise outcome.refusal
     return json_response(201 if outcome.is_new else 200, show(outcome.record))
 
@@ -76,7 +76,7 @@ def _post(request: Request, parts: Parts, asked: list[TransferRequest], *, atomi
 
 
 def _result(outcome: Outcome, request_id: str) -> dict[str, Any]:
-    if isinstance(outcome, Refused):
+    if outcome.refusal:
         problem = problem_members(outcome.refusal, request_id)
         return {"status": problem["status"], "problem": problem}
     return {"status": 201 if outcome.is_new else 200, "transfer": show(outcome.record)}

@@ -18,12 +18,10 @@ from service.contract import LIMITS
 from service.ledger.errors import Refusal
 from service.ledger.records import (
     AccountState,
-    Done,
     Hold,
     HoldRequest,
     Outcome,
     Record,
-    Refused,
     Release,
     Request,
     Transfer,
@@ -66,7 +64,7 @@ def decide(books: Books, requests: Sequence[Request], *, atomic: bool, caller: s
                 outcome = _hold(books, request, caller)
             case Release():
                 outcome = _release(books, request)
-        if atomic and isinstance(outcome, Refused):
+        if atomic and outcome.refusal:
             detail = f"Item {index} was refused: {outcome.refusal.detail} Nothing of the batch was kept."
             members = {"index": index, "reason": outcome.refusal.slug, **outcome.refusal.members}
             raise Refusal("batch-refused", detail, **members)
@@ -102,7 +100,7 @@ def _transfer(books: Books, request: TransferRequest, caller: str) -> Outcome:
         given |= {"captures": request.captures, "reverses": request.reverses, "takes_rest": request.amount is None}
         return _replay(known, given)
     transfer = _draft(books, request, caller)
-    if isinstance(transfer, Refused):
+    if isinstance(transfer, Outcome):
         return transfer
     source, target = books.accounts[transfer.from_account], books.accounts[transfer.to_account]
     hold = books.holds[transfer.captures] if transfer.captures else None
@@ -117,11 +115,11 @@ def _transfer(books: Books, request: TransferRequest, caller: str) -> Outcome:
         books.holds[hold.id] = replace(hold, status="captured", captured_by=transfer.id)
     if transfer.reverses:
         books.reversed[transfer.reverses] = books.reversed.get(transfer.reverses, 0) + transfer.amount
-    return Done(transfer, is_new=True)
+    return Outcome(transfer, is_new=True)
 
 
-def _draft(books: Books, request: TransferRequest, caller: str) -> Transfer | Refused:
-    """The transfer with what it has from the hold or transfer that it names; Refused when something is not there.
+def _draft(books: Books, request: TransferRequest, caller: str) -> Transfer | Outcome:
+    """The transfer with what it has from the hold or transfer that it names; refused when something is not there.
 
     What came between the reading and the locking has accounts that are not locked: the next try finds it.
     """
@@ -129,12 +127,12 @@ def _draft(books: Books, request: TransferRequest, caller: str) -> Transfer | Re
     if request.captures:
         hold = books.holds.get(request.captures)
         if hold is None or not {hold.from_account, hold.to_account} <= books.accounts.keys():
-            return Refused(Refusal("hold-not-found", f"No hold has the id {request.captures}."))
+            return Outcome(None, Refusal("hold-not-found", f"No hold has the id {request.captures}."))
         source, target, currency, rest = hold.from_account, hold.to_account, hold.currency, hold.amount
     if request.reverses:
         original = books.transfers.get(request.reverses)
         if original is None or not {original.from_account, original.to_account} <= books.accounts.keys():
-            return Refused(Refusal("transfer-not-found", f"No transfer has the id {request.reverses}."))
+            return Outcome(None, Refusal("transfer-not-found", f"No transfer has the id {request.reverses}."))
         source, target, currency = original.to_account, original.from_account, original.currency
         rest = _left(books, original) or original.amount  # when nothing is left, this is what it is declined for
     if missing := _missing(books, source, target):
@@ -187,44 +185,46 @@ def _hold(books: Books, request: HoldRequest, caller: str) -> Outcome:
         return _declined(books.holds, hold, broken)
     books.accounts[source.id] = replace(source, held=source.held + hold.amount)
     books.holds[hold.id] = hold
-    return Done(hold, is_new=True)
+    return Outcome(hold, is_new=True)
 
 
 def _release(books: Books, request: Release) -> Outcome:
     hold = books.holds.get(request.id)
     if hold is None or hold.from_account not in books.accounts:
-        return Refused(Refusal("not-found", "No hold has this id."))
+        return Outcome(None, Refusal("not-found", "No hold has this id."))
     if hold.status in ("released", "expired"):
-        return Done(hold, is_new=False)
+        return Outcome(hold)
     if hold.status != "open":
-        return Refused(Refusal("hold-not-open", f"The hold is {hold.status}, and stays so."), hold)
+        return Outcome(hold, Refusal("hold-not-open", f"The hold is {hold.status}, and stays so."))
     source = books.accounts[hold.from_account]
     books.accounts[source.id] = replace(source, held=source.held - hold.amount)
     books.holds[hold.id] = replace(hold, status="released")
-    return Done(books.holds[hold.id], is_new=True)
+    return Outcome(books.holds[hold.id], is_new=True)
 
 
 def _replay(known: Record, given: Mapping[str, Any]) -> Outcome:
     names = {"from_account": "from", "to_account": "to", "takes_rest": "amount"}  # as the caller knows them
     differs = {names.get(name, name): None for name, value in given.items() if getattr(known, name) != value}
     if differs:
-        return Refused(Refusal("id-conflict", f"{known.id} was used before with other content.", differs=list(differs)))
+        return Outcome(
+            None, Refusal("id-conflict", f"{known.id} was used before with other content.", differs=list(differs))
+        )
     if known.status == "declined":
-        return Refused(declined_refusal(known), known)
-    return Done(known, is_new=False)
+        return Outcome(known, declined_refusal(known))
+    return Outcome(known)
 
 
-def _declined(records: dict[str, Any], record: Record, broken: Broken) -> Refused:
+def _declined(records: dict[str, Any], record: Record, broken: Broken) -> Outcome:
     reason, account, available = broken
     why: dict[str, Any] = {"reason": reason, "declined_account": account.id, "declined_available": available}
     records[record.id] = declined = replace(record, status="declined", **why)
-    return Refused(declined_refusal(declined), declined, is_new=True)
+    return Outcome(declined, declined_refusal(declined), is_new=True)
 
 
-def _missing(books: Books, *ids: str) -> Refused | None:
+def _missing(books: Books, *ids: str) -> Outcome | None:
     for id in ids:
         if id not in books.accounts:
-            return Refused(Refusal("account-not-found", f"{id} was never opened.", account=id))
+            return Outcome(None, Refusal("account-not-found", f"{id} was never opened.", account=id))
     return None
 
 

@@ -105,20 +105,9 @@ Request = TransferRequest | HoldRequest | Release
 
 
 @dataclass(frozen=True)
-class Done:
-    """The answer to one request: it was done, now or before."""
+class Outcome:
+    """The answer to one request: done, now or before; or refused, and then no money moved, and none was set aside."""
 
-    record: Record
-    is_new: bool  # False: a replay
-
-
-@dataclass(frozen=True)
-class Refused:
-    """The answer to one request: no money moved, and none was set aside."""
-
-    refusal: Refusal
-    record: Record | None = None  # the declined row; None: nothing is remembered under the id
+    record: Record | None  # None: nothing is remembered under the id
+    refusal: Refusal | None = None
     is_new: bool = False  # False: a replay, or nothing to remember
-
-
-Outcome = Done | Refused
