@@ -57,13 +57,16 @@ def decide(books: Books, requests: Sequence[Request], *, atomic: bool, caller: s
     books = Books(dict(books.accounts), dict(books.transfers), dict(books.holds), dict(books.reversed), books.now)
     outcomes: list[Outcome] = []
     for index, request in enumerate(requests):
-        match request:
-            case TransferRequest():
-                outcome = _transfer(books, request, caller)
-            case HoldRequest():
-                outcome = _hold(books, request, caller)
-            case Release():
-                outcome = _release(books, request)
+        try:
+            match request:
+                case TransferRequest():
+                    outcome = _transfer(books, request, caller)
+                case HoldRequest():
+                    outcome = _hold(books, request, caller)
+                case Release():
+                    outcome = _release(books, request)
+        except Refusal as refusal:  # raised before anything was changed, and not remembered
+            outcome = Outcome(None, refusal)
         if atomic and outcome.refusal:
             detail = f"Item {index} was refused: {outcome.refusal.detail} Nothing of the batch was kept."
             members = {"index": index, "reason": outcome.refusal.slug, **outcome.refusal.members}
@@ -100,8 +103,6 @@ def _transfer(books: Books, request: TransferRequest, caller: str) -> Outcome:
         given |= {"captures": request.captures, "reverses": request.reverses, "takes_rest": request.amount is None}
         return _replay(known, given)
     transfer = _draft(books, request, caller)
-    if isinstance(transfer, Outcome):
-        return transfer
     source, target = books.accounts[transfer.from_account], books.accounts[transfer.to_account]
     hold = books.holds[transfer.captures] if transfer.captures else None
     if broken := _broken_by_transfer(books, transfer, source, target, hold):
@@ -118,8 +119,8 @@ def _transfer(books: Books, request: TransferRequest, caller: str) -> Outcome:
     return Outcome(transfer, is_new=True)
 
 
-def _draft(books: Books, request: TransferRequest, caller: str) -> Transfer | Outcome:
-    """The transfer with what it has from the hold or transfer that it names; refused when something is not there.
+def _draft(books: Books, request: TransferRequest, caller: str) -> Transfer:
+    """The transfer with what it has from the hold or transfer that it names. Raises Refusal when one is missing.
 
     What came between the reading and the locking has accounts that are not locked: the next try finds it.
     """
@@ -127,16 +128,15 @@ def _draft(books: Books, request: TransferRequest, caller: str) -> Transfer | Ou
     if request.captures:
         hold = books.holds.get(request.captures)
         if hold is None or not {hold.from_account, hold.to_account} <= books.accounts.keys():
-            return Outcome(None, Refusal("hold-not-found", f"No hold has the id {request.captures}."))
+            raise Refusal("hold-not-found", f"No hold has the id {request.captures}.")
         source, target, currency, rest = hold.from_account, hold.to_account, hold.currency, hold.amount
     if request.reverses:
         original = books.transfers.get(request.reverses)
         if original is None or not {original.from_account, original.to_account} <= books.accounts.keys():
-            return Outcome(None, Refusal("transfer-not-found", f"No transfer has the id {request.reverses}."))
+            raise Refusal("transfer-not-found", f"No transfer has the id {request.reverses}.")
         source, target, currency = original.to_account, original.from_account, original.currency
         rest = _left(books, original) or original.amount  # when nothing is left, this is what it is declined for
-    if missing := _missing(books, source, target):
-        return missing
+    _require_accounts(books, source, target)
     return Transfer(
         id=request.id,
         from_account=source,
@@ -172,8 +172,7 @@ def _broken_by_transfer(
 def _hold(books: Books, request: HoldRequest, caller: str) -> Outcome:
     if known := books.holds.get(request.id):
         return _replay(known, vars(request))
-    if missing := _missing(books, request.from_account, request.to_account):
-        return missing
+    _require_accounts(books, request.from_account, request.to_account)
     hold = Hold(**vars(request), created_by=caller)
     source, target = books.accounts[hold.from_account], books.accounts[hold.to_account]
     broken = _broken_by_any(source, target, hold, freed=0, was_decided=False)
@@ -191,7 +190,7 @@ def _hold(books: Books, request: HoldRequest, caller: str) -> Outcome:
 def _release(books: Books, request: Release) -> Outcome:
     hold = books.holds.get(request.id)
     if hold is None or hold.from_account not in books.accounts:
-        return Outcome(None, Refusal("not-found", "No hold has this id."))
+        raise Refusal("not-found", "No hold has this id.")
     if hold.status in ("released", "expired"):
         return Outcome(hold)
     if hold.status != "open":
@@ -206,9 +205,7 @@ def _replay(known: Record, given: Mapping[str, Any]) -> Outcome:
     names = {"from_account": "from", "to_account": "to", "takes_rest": "amount"}  # as the caller knows them
     differs = {names.get(name, name): None for name, value in given.items() if getattr(known, name) != value}
     if differs:
-        return Outcome(
-            None, Refusal("id-conflict", f"{known.id} was used before with other content.", differs=list(differs))
-        )
+        raise Refusal("id-conflict", f"{known.id} was used before with other content.", differs=list(differs))
     if known.status == "declined":
         return Outcome(known, declined_refusal(known))
     return Outcome(known)
@@ -221,11 +218,10 @@ def _declined(records: dict[str, Any], record: Record, broken: Broken) -> Outcom
     return Outcome(declined, declined_refusal(declined), is_new=True)
 
 
-def _missing(books: Books, *ids: str) -> Outcome | None:
+def _require_accounts(books: Books, *ids: str) -> None:
     for id in ids:
         if id not in books.accounts:
-            return Outcome(None, Refusal("account-not-found", f"{id} was never opened.", account=id))
-    return None
+            raise Refusal("account-not-found", f"{id} was never opened.", account=id)
 
 
 def _left(books: Books, original: Transfer) -> int:
