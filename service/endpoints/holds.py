@@ -26,7 +26,8 @@ def put(request: Request, parts: Parts) -> Response:
         )
         if hold.from_account and hold.from_account == hold.to_account:
             members.refuse("to", "must be another account than from")
-    return _post(request, parts, hold)
+    outcome = parts.database.run(lambda connection: journal.post_one(connection, hold, caller=request.caller))
+    return json_response(201 if outcome.is_new else 200, show(outcome.record))
 
 
 def get(request: Request, parts: Parts) -> Response:
@@ -38,14 +39,6 @@ def get(request: Request, parts: Parts) -> Response:
 
 def delete(request: Request, parts: Parts) -> Response:
     """DELETE /v1/holds/{id}: 200 released or expired, now or before; a captured or declined hold is a problem."""
-    return _post(request, parts, Release(fields.known_id(request.parameters)))
-
-
-def _post(request: Request, parts: Parts, asked: HoldRequest | Release) -> Response:
-    (outcome,) = parts.database.run(
-        lambda connection: journal.post(connection, [asked], atomic=False, caller=request.caller)
-    )
-    if outcome.refusal:
-        raise outcome.refusal
-    is_placed = outcome.is_new and isinstance(asked, HoldRequest)
-    return json_response(201 if is_placed else 200, show(outcome.record))
+    release = Release(fields.known_id(request.parameters))
+    outcome = parts.database.run(lambda connection: journal.post_one(connection, release, caller=request.caller))
+    return json_response(200, show(outcome.record))

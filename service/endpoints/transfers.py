@@ -18,9 +18,7 @@ def put(request: Request, parts: Parts) -> Response:
     id = fields.new_id(request.parameters)
     with fields.reading() as faults:
         transfer = _read(request.body, faults, id=id)
-    (outcome,) = _post(request, parts, [transfer], atomic=False)
-    if outcome.refusal:
-        raise outcome.refusal
+    outcome = parts.database.run(lambda connection: journal.post_one(connection, transfer, caller=request.caller))
     return json_response(201 if outcome.is_new else 200, show(outcome.record))
 
 
@@ -31,7 +29,9 @@ def post(request: Request, parts: Parts) -> Response:
         atomic = batch.boolean("atomic")
         items = batch.items("transfers", LIMITS.batch_transfers)
         asked = [_read(item, faults, pointer=f"/transfers/{index}") for index, item in enumerate(items)]
-    outcomes = _post(request, parts, asked, atomic=atomic)
+    outcomes = parts.database.run(
+        lambda connection: journal.post(connection, asked, atomic=atomic, caller=request.caller)
+    )
     return json_response(200, {"results": [_result(outcome, request.id) for outcome in outcomes]})
 
 
@@ -69,10 +69,6 @@ def _read(body: Any, faults: fields.Faults, *, id: str = "", pointer: str = "") 
     if transfer.from_account and transfer.from_account == transfer.to_account:
         members.refuse("to", "must be another account than from")
     return transfer
-
-
-def _post(request: Request, parts: Parts, asked: list[TransferRequest], *, atomic: bool) -> list[Outcome]:
-    return parts.database.run(lambda connection: journal.post(connection, asked, atomic=atomic, caller=request.caller))
 
 
 def _result(outcome: Outcome, request_id: str) -> dict[str, Any]:

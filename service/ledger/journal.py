@@ -52,6 +52,14 @@ def post(connection: Connection, requests: Sequence[Request], *, atomic: bool, c
     ]
 
 
+def post_one(connection: Connection, request: Request, *, caller: str) -> Outcome:
+    """Post one request. What refuses it is raised, also when it was written down as declined."""
+    (outcome,) = post(connection, [request], atomic=False, caller=caller)
+    if outcome.refusal:
+        raise outcome.refusal
+    return outcome
+
+
 def _lock_and_read(
     connection: Connection, requests: Sequence[Request]
 ) -> tuple[dict[str, AccountState], Books, list[str]]:
