@@ -39,8 +39,8 @@ def main() -> None:
     runner.up(owner, read_files())
     database = Database(os.environ["DATABASE_URL"], 8)
     for n in range(ACCOUNTS):
-        opened = partial(accounts.open, id=f"a{n}", currency="EUR", min_balance=None, metadata={}, caller="bench")
-        database.run(opened)
+        members: dict[str, Any] = {"currency": "EUR", "min_balance": None, "metadata": {}}
+        database.run(partial(accounts.open, id=f"a{n}", members=members, caller="bench"))
     postgresql = owner.info.parameter_status("server_version")
     print(f"{os.cpu_count()} cores, {platform.platform()}, Python {platform.python_version()}, PostgreSQL {postgresql}")
     print(time.strftime("%Y-%m-%d"), "\n")

@@ -19,14 +19,12 @@ def put(request: Request, parts: Parts) -> Response:
     id = fields.new_id(request.parameters)
     with fields.reading() as faults:
         members = fields.Members(request.body, ("currency", "min_balance", "metadata"), faults)
-        currency = members.currency("currency")
-        min_balance = members.floor("min_balance", highest=0)  # above 0 it would be broken from the start
-        metadata = members.metadata("metadata")
-    account, is_new = parts.database.run(
-        lambda connection: accounts.open(
-            connection, id, currency=currency, min_balance=min_balance, metadata=metadata, caller=request.caller
-        )
-    )
+        wanted = {
+            "currency": members.currency("currency"),
+            "min_balance": members.floor("min_balance", highest=0),  # above 0 it would be broken from the start
+            "metadata": members.metadata("metadata"),
+        }
+    account, is_new = parts.database.run(lambda connection: accounts.open(connection, id, wanted, request.caller))
     return json_response(201 if is_new else 200, show(account))
 
 

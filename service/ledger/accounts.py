@@ -34,14 +34,12 @@ class Change:
     changed_by: str
 
 
-def open(
-    connection: Connection, id: str, *, currency: str, min_balance: int | None, metadata: Mapping[str, str], caller: str
-) -> tuple[Account, bool]:
-    """Open the account, or find it as it was opened before. Returns it and whether it is new.
+def open(connection: Connection, id: str, members: Mapping[str, Any], caller: str) -> tuple[Account, bool]:
+    """Open the account with currency, min_balance and metadata, or find it as it was opened before.
 
-    Safe to repeat. Raises Refusal `id-conflict` when the id stands for an account with other content.
+    Returns it and whether it is new. Safe to repeat. Raises Refusal `id-conflict` when the id stands for an account
+    with other content.
     """
-    asked = {"currency": currency, "min_balance": min_balance, "metadata": metadata}
     row = connection.execute_and_commit(
         """
         BEGIN;
@@ -51,13 +49,13 @@ def open(
         RETURNING id;
         COMMIT
         """,
-        {"id": id, **asked, "metadata": json.dumps(metadata), "caller": caller},
+        {"id": id, **members, "metadata": json.dumps(members["metadata"]), "caller": caller},
     )
     account = get(connection, id)
     if account is None:
         raise AssertionError(f"bug: {id} was opened and is not there")
     opened = vars(account) | _before_changes(connection, id)
-    if differs := [member for member, value in asked.items() if opened[member] != value]:
+    if differs := [member for member, value in members.items() if opened[member] != value]:
         raise Refusal("id-conflict", f"{id} was opened before with other content.", differs=differs)
     return account, row is not None
 
