@@ -113,6 +113,18 @@ CORRUPTIONS: dict[str, tuple[str, Found]] = {
         "UPDATE account SET currency = 'EUR' WHERE id = 'purse'",
         {("currencies", "purse", 4), ("currencies", None, None)},
     ),
+    "the currency of an open hold": ("UPDATE hold SET currency = 'USD' WHERE id = 'h1'", {("currencies", "a", None)}),
+    "an open hold of nobody": (
+        "ALTER TABLE hold DROP CONSTRAINT hold_from_account_fkey;"
+        " UPDATE hold SET from_account = 'nobody' WHERE id = 'h1'; UPDATE account SET held = 0 WHERE id = 'a'",
+        {("currencies", "nobody", None)},
+    ),
+    "an amount that goes the other way": (
+        "ALTER TABLE transfer DROP CONSTRAINT transfer_amount_range; UPDATE transfer SET from_account = to_account,"
+        " to_account = from_account, from_balance = to_balance, to_balance = from_balance, amount = -amount"
+        " WHERE id = 't3'",
+        {("balances", "a", 3)},
+    ),
     "the sum that is held": ("UPDATE account SET held = 19 WHERE id = 'a'", {("held", "a", None)}),
     "an open hold deleted": ("DELETE FROM hold WHERE id = 'h1'", {("held", "a", None)}),
     "an open hold released, and its money not": (
@@ -197,9 +209,11 @@ def test_every_check_can_fail() -> None:
 
 
 def test_names_only_the_first_errors_of_a_check(editor: psycopg.Connection[Any]) -> None:
-    """Books that are wrong everywhere do not fill the memory of whoever asks."""
+    """Books that are wrong everywhere do not fill the memory of whoever asks, and show where it began."""
     editor.execute("UPDATE transfer SET from_balance = from_balance + 1, to_balance = to_balance + 2 WHERE number > 0")
-    assert len(audit.run(editor).errors) == audit.MOST_ERRORS
+    numbers = [error.number for error in audit.run(editor).errors]
+    assert numbers == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert len(numbers) == audit.MOST_ERRORS
 
 
 @pytest.mark.parametrize(

@@ -77,16 +77,16 @@ def test_names_errors(run: Run, owner: psycopg.Connection[Any]) -> None:
     empty(owner)
     assert (text.code, as_json.code) == (1, 1)
     assert text.printed.splitlines() == [
-        "balances: account a: the balance is 71, the entries make 70",
         "balances: account world: number 1: the balance is -99, the entries make -100",
+        "balances: account a: the balance is 71, the entries make 70",
         "balances: account world: the balance is -100, the entries make -99",
         "currencies: the balances in EUR sum to 1",
         "4 errors, at most 10 of each check: 3 accounts, 2 transfers, 0 holds read; numbers 1 to 2",
     ]
     errors = json.loads(as_json.printed)["errors"]
     assert [(error["check"], error["account"], error["number"]) for error in errors] == [
-        ("balances", "a", None),
         ("balances", "world", 1),
+        ("balances", "a", None),
         ("balances", "world", None),
         ("currencies", None, None),
     ]

@@ -14,10 +14,13 @@ from psycopg.sql import SQL
 from service import database
 
 MOST_ERRORS = 10  # of one check: enough to see what happened
-# MATERIALIZED: a bare LIMIT is planned to find its rows at once, and an audit that finds none would pay for that.
+# MATERIALIZED: a LIMIT is planned to find its rows at once, and an audit that finds none would pay for that.
 FIRST_ERRORS = SQL("""
     WITH wrong (account, number, message) AS MATERIALIZED ({})
-    SELECT account, number, message FROM wrong LIMIT %(most)s
+    SELECT account, number, message
+    FROM wrong
+    ORDER BY number, account
+    LIMIT %(most)s
 """)
 
 # What database.SESSION sets is for short statements. What is sorted beyond work_mem goes to the server's disk.
@@ -107,17 +110,23 @@ CHECKS: dict[str, LiteralString] = {
         SELECT account, number, concat('the balance is ', balance, ', the entries make ', before + change)
         FROM chain
         WHERE balance IS DISTINCT FROM before + change
+        UNION ALL
+        SELECT from_account, number, concat('the amount is ', amount)
+        FROM transfer
+        WHERE number > %(since)s AND amount < 1
     """,
     "currencies": """
         WITH entry AS (
-            SELECT from_account AS account, number, currency FROM transfer WHERE number > %(since)s
+            SELECT from_account AS account, number, id, currency FROM transfer WHERE number > %(since)s
             UNION ALL
-            SELECT to_account, number, currency FROM transfer WHERE number > %(since)s
+            SELECT to_account, number, id, currency FROM transfer WHERE number > %(since)s
+            UNION ALL
+            SELECT from_account, NULL, id, currency FROM hold WHERE status = 'open'
         )
         SELECT entry.account, number,
-            concat('the transfer is in ', entry.currency, ', the account in ', account.currency)
+            concat('the currency of ', entry.id, ' is ', entry.currency, ', of the account ', account.currency)
         FROM entry
-        LEFT JOIN account ON id = entry.account
+        LEFT JOIN account ON account.id = entry.account
         WHERE entry.currency IS DISTINCT FROM account.currency
         UNION ALL
         SELECT NULL, NULL, concat('the balances in ', currency, ' sum to ', sum(balance))
