@@ -9,6 +9,7 @@ from service import database, logs, metrics
 from service.migrate import files, history
 
 PROBE_EVERY_SECONDS = 1.0
+PROBE_TIMEOUT_SECONDS = 3.0  # as long as connecting may take; else a server that is stuck is never missed
 MISSES_UNTIL_UNREADY = 3  # one lost packet must not empty a whole fleet
 _UNREADY = {"database": False, "writable": False, "schema": False}
 
@@ -39,6 +40,7 @@ class Readiness:
     def _probe(self) -> None:
         try:
             with database.connect(self._url) as connection:
+                connection.deadline = time.monotonic() + PROBE_TIMEOUT_SECONDS
                 database.configure(connection)
                 version, min_code, writable = history.look(connection)
         except psycopg.Error as error:

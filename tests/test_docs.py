@@ -12,6 +12,7 @@ from prometheus_client import REGISTRY
 from service import __main__ as start
 from service import app, audit, database, readiness, server
 from service.contract import LIMITS, PROBLEMS
+from service.ledger import holds
 from service.ledger.audit import CHECKS
 from service.migrate import __main__ as migrate
 from service.migrate import runner
@@ -75,7 +76,7 @@ def test_every_timeout_is_that_of_the_code() -> None:
     nowhere: Any = SimpleNamespace(host="", port=0)
     known = {**database.CONNECT, **vars(LIMITS), **server.settings(nowhere)}
     known |= dict(re.findall(r"SET (\w+) = '([0-9]+)m?s'", database.SESSION))
-    for module in (app, database, readiness, runner, server):
+    for module in (app, database, holds, readiness, runner, server):
         known |= {name: value for name, value in vars(module).items() if name.isupper()}
     table = rows(section(OPERATIONS, "Limits and timeouts"), "name")
     told = {name: float(cells[0].split()[0]) for name, cells in table.items()}

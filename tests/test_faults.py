@@ -14,10 +14,11 @@ import psycopg_pool
 import pytest
 
 from bench.posting import in_a_pipeline
-from service import config, database, wsgi
+from service import config, database, readiness, wsgi
 from service.contract import LIMITS
 from service.ledger import holds, posting, transfers
 from service.ledger.errors import Refusal
+from tests import broken
 from tests.client import Client, Reply, capture, item
 from tests.conftest import Unchanged, Urls
 from tests.proxy import Proxy, commit_answered, commit_asked
@@ -248,6 +249,19 @@ def test_a_terminated_backend_costs_no_request(client: Client, owner: psycopg.Co
     assert replies[0].status == 201
 
 
+def test_a_server_that_is_stuck_is_not_ready(wired: Client, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes the connection and answers nothing: the probe is missed, and not waited for."""
+    monkeypatch.setattr(readiness, "PROBE_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(readiness, "PROBE_EVERY_SECONDS", 0)
+    monkeypatch.setattr(readiness, "MISSES_UNTIL_UNREADY", 1)
+    assert wired.get("/ready").status == 200
+    proxy.stop_before = b"SET ROLE"
+    assert wired.get("/ready").json["checks"]["database"] is False
+    proxy.stop_before = b""
+    proxy.flowing.set()
+    assert wired.get("/ready").status == 200
+
+
 def test_a_lock_that_is_held_too_long_is_given_up(
     client: Client, owner: psycopg.Connection[Any], nothing_changes: Unchanged
 ) -> None:
@@ -357,7 +371,7 @@ class TestTheRulesAreBroken:
         client.hold("h", "a", "b", 5)
         client.hold("other", "a", "b", 5)
         client.capture("c1", "h")
-        monkeypatch.setattr(holds, "at", lambda hold, now: dataclasses.replace(hold, status="open"))
+        broken.build(monkeypatch, posting._broken_by_transfer, 'hold.status != "open"', "False")
         with nothing_changes():
             reply = client.capture("c2", "h")
         assert (reply.status, reply.slug) == (422, "hold-not-open")

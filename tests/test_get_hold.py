@@ -1,13 +1,16 @@
 """GET /v1/holds/{id}"""
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import psycopg
 import pytest
 
+from service import database
+from service.ledger import holds
 from service.wire import timestamp
-from tests.client import Client
+from tests.client import Client, Reply
 from tests.conftest import Clock
 
 
@@ -121,3 +124,76 @@ class TestWhatIsDue:
         assert client.capture("c", "short").slug == "hold-not-open"
         assert client.capture("c", "short").slug == "hold-not-open"
         assert client.capture("d", "long").status == 201
+
+
+class TestManyAreDueAtOnce:
+    """Ten holds of a quiet account end at one moment, and no more than three are written off in one commit."""
+
+    @pytest.fixture(autouse=True)
+    def due(self, client: Client, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(holds, "EXPIRED_AT_ONCE", 3)
+        end = timestamp(clock.stop() + timedelta(seconds=1))
+        for n in range(10):
+            client.hold(f"h{n}", "a", "b", 1 + n, expires_at=end)
+        client.hold("open", "a", "b", 7)
+        clock.turn(seconds=1)
+
+    def expired(self, owner: psycopg.Connection[Any]) -> tuple[int, int]:
+        """How many rows say so, and what the account's own row still has as held."""
+        row = owner.execute(
+            "SELECT (SELECT count(*) FROM hold WHERE status = 'expired'), held FROM account WHERE id = 'a'"
+        ).fetchone()
+        return row or (0, 0)
+
+    @pytest.mark.parametrize(
+        "touch",
+        [
+            lambda client: client.move("t", "a", "b", 1),
+            lambda client: client.hold("more", "a", "b", 1),
+            lambda client: client.release("h9"),
+            lambda client: client.change("a", min_balance=-100),
+        ],
+        ids=["transfer", "hold", "release", "change"],
+    )
+    def test_all_are_written_off_before_the_next_write(
+        self, client: Client, owner: psycopg.Connection[Any], touch: Callable[[Client], Reply]
+    ) -> None:
+        """Whatever touches the account, in as many commits as that takes."""
+        assert touch(client).status in (200, 201)
+        assert self.expired(owner) == (10, client.amounts("a")[1])
+
+    def test_a_write_that_is_given_up_was_not_in_vain(
+        self, client: Client, owner: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What was written off until the deadline stays so, and the write itself was not applied."""
+        due, times = holds.due, iter(range(2))
+
+        def late(*given: Any) -> Any:
+            if next(times, None) is None:
+                raise database.DeadlinePassed("late")
+            return due(*given)
+
+        with monkeypatch.context() as broken:
+            broken.setattr(holds, "due", late)
+            reply = client.move("t", "a", "b", 1)
+        assert (reply.slug, reply.json["outcome"]) == ("deadline-exceeded", "not_applied")
+        assert (self.expired(owner)[0], client.amounts("a")) == (6, (0, 7, -7))
+        assert client.move("t", "a", "b", 1).status == 201
+        assert self.expired(owner) == (10, 7)
+
+
+def test_no_hold_is_open_again_when_the_clock_is_set_back(client: Client, clock: Clock) -> None:
+    """The ledger's time never runs backwards: what was over for one transfer is over for all reads and writes."""
+    until = clock.stop() + timedelta(seconds=1)
+    for id in ("h", "g"):
+        client.hold(id, "a", "b", 30, expires_at=timestamp(until))
+    client.hold("late", "b", "a", 5, expires_at=timestamp(until + timedelta(seconds=5)))
+    client.open("c", min_balance=None)
+    clock.turn(seconds=1)
+    client.move("t", "b", "c", 1)
+    clock.stop(until - timedelta(hours=1))
+    assert client.get("/v1/holds/h").json["status"] == "expired"
+    assert client.amounts("a") == (0, 0, 0)
+    assert client.capture("c", "h").slug == "hold-not-open"
+    assert client.release("g").json["status"] == "expired"
+    assert client.capture("d", "late").status == 201

@@ -186,7 +186,7 @@ def meet_after_reading(monkeypatch: pytest.MonkeyPatch, *, then_lock: bool) -> N
             meet.wait()
             if then_lock:
                 connection.execute(
-                    "SELECT FROM account WHERE id = ANY(%s) ORDER BY id FOR NO KEY UPDATE", [list(found[0])]
+                    "SELECT FROM account WHERE id = ANY(%s) ORDER BY id FOR NO KEY UPDATE", [list(found.accounts)]
                 )
         return found
 

@@ -90,9 +90,10 @@ def page(connection: Connection, *, prefix: str, after: str, limit: int) -> list
         SELECT id, currency, min_balance, balance, status, metadata, created_at, created_by, held - coalesce((
             SELECT sum(amount)
             FROM hold
-            WHERE from_account = account.id AND hold.status = 'open' AND expires_at <= (SELECT clock_timestamp())
+            WHERE from_account = account.id AND hold.status = 'open' AND expires_at <= now
         ), 0)::bigint AS held
         FROM account
+        CROSS JOIN (SELECT greatest(clock_timestamp(), last_at) AS now FROM journal) AS clock
         WHERE id > %(after)s AND id >= %(prefix)s AND id < %(prefix)s || chr(127)  -- which no id holds
         ORDER BY id
         LIMIT %(limit)s
@@ -107,10 +108,10 @@ def change(connection: Connection, id: str, members: Mapping[str, Any], caller: 
     Safe to repeat: what is as asked already is no change. Raises Refusal `insufficient-funds` for a floor that is
     above what is available, and `account-not-empty` for the closing of an account with a balance or a hold.
     """
-    account, due = _lock(connection, id)
+    account = _lock(connection, id)
     if account is None:
         return None
-    changed = replace(account, held=account.held - sum(due.values()), **members)
+    changed = replace(account, **members)
     before = {member: getattr(account, member) for member in members if members[member] != getattr(account, member)}
     if changed.min_balance is not None and changed.available < changed.min_balance:
         detail = f"{id} has {changed.available} available, which is below the min_balance that is asked."
@@ -122,37 +123,39 @@ def change(connection: Connection, id: str, members: Mapping[str, Any], caller: 
         connection.execute_and_commit(
             """
             UPDATE account
-            SET min_balance = %(min_balance)s, status = %(status)s, metadata = %(metadata)s, held = %(held)s
+            SET min_balance = %(min_balance)s, status = %(status)s, metadata = %(metadata)s
             WHERE id = %(id)s;
-            UPDATE hold
-            SET status = 'expired', resolved_at = expires_at
-            WHERE id = ANY(%(due)s);
             INSERT INTO account_change (account, before, after, changed_by)
             VALUES (%(id)s, %(before)s, %(after)s, %(caller)s);
             COMMIT
             """,
             vars(changed)
-            | {"metadata": json.dumps(changed.metadata), "due": list(due), "caller": caller}
+            | {"metadata": json.dumps(changed.metadata), "caller": caller}
             | {"before": json.dumps(before), "after": json.dumps(after)},
         )
     return changed
 
 
-def _lock(connection: Connection, id: str) -> tuple[Account | None, dict[str, int]]:
-    """The account as it is stored, locked, and the amounts of its holds that are due, by id."""
-    with connection.pipeline():
-        connection.execute("BEGIN")
-        locked = connection.cursor(row_factory=class_row(Account)).execute(
-            """
-            SELECT id, currency, min_balance, balance, held, status, metadata, created_at, created_by
-            FROM account
-            WHERE id = %(id)s
-            FOR NO KEY UPDATE
-            """,
-            {"id": id},
-        )
-        clock = holds.due(connection, [id])
-    return locked.fetchone(), {hold: amount for _, hold, _, amount in clock if hold}
+def _lock(connection: Connection, id: str) -> Account | None:
+    """The account, locked, after its holds that are due were written off."""
+    are_due = True
+    while are_due:
+        with connection.pipeline():
+            connection.execute("BEGIN")
+            locked = connection.cursor(row_factory=class_row(Account)).execute(
+                """
+                SELECT id, currency, min_balance, balance, held, status, metadata, created_at, created_by
+                FROM account
+                WHERE id = %(id)s
+                FOR NO KEY UPDATE
+                """,
+                {"id": id},
+            )
+            clock = holds.due(connection, [id])
+        [(now, are_due)] = clock
+        if are_due:
+            holds.expire(connection, [id], now)
+    return locked.fetchone()
 
 
 def changes(connection: Connection, id: str, *, after: int, limit: int) -> list[Change]:

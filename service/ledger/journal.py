@@ -29,14 +29,14 @@ def post(connection: Connection, requests: Sequence[Request], *, atomic: bool, c
     Safe to repeat. Raises Refusal `batch-refused` when anything of an atomic batch is refused; nothing is kept then.
     """
     started_at = time.monotonic()
-    stored, books, due = _lock_and_read(connection, requests)
+    books = _lock_and_read(connection, requests)
     outcomes, after = posting.decide(books, requests, atomic=atomic, caller=caller)
     written: dict[tuple[type, str], Record] = {}
     if any(outcome.is_new for outcome in outcomes):  # else the locks go when the connection is given back
-        accounts = [account for id, account in after.accounts.items() if account != stored[id]]
+        accounts = [account for id, account in after.accounts.items() if account != books.accounts[id]]
         new = [transfer for id, transfer in after.transfers.items() if id not in books.transfers]
         changed = [hold for id, hold in after.holds.items() if hold != books.holds.get(id)]
-        records = _write_and_commit(connection, accounts, new, changed, due)
+        records = _write_and_commit(connection, accounts, new, changed)
         written = {(type(record), record.id): record for record in records}
     metrics.POSTING_SIZE.observe(len(requests))
     metrics.POSTING_SECONDS.observe(time.monotonic() - started_at)
@@ -60,34 +60,35 @@ def post_one(connection: Connection, request: Request, *, caller: str) -> Outcom
     return outcome
 
 
-def _lock_and_read(
-    connection: Connection, requests: Sequence[Request]
-) -> tuple[dict[str, AccountState], Books, list[str]]:
+def _lock_and_read(connection: Connection, requests: Sequence[Request]) -> Books:
     """Lock first, read after: under READ COMMITTED each statement sees what was committed before it began.
 
-    Returns the accounts as they are stored, the books without the holds that are due, and the ids of these.
+    Holds of these accounts that are due are written off first, in commits of their own.
     """
     posts = [request for request in requests if isinstance(request, TransferRequest)]
     hold_ids = [post.captures for post in posts if post.captures]
     hold_ids += [request.id for request in requests if not isinstance(request, TransferRequest)]
     reverses = [post.reverses for post in posts if post.reverses]
     ids = _accounts(connection, requests, hold_ids, reverses)
-    with connection.pipeline():
-        connection.execute("BEGIN")
-        locked = _lock(connection, ids)
-        known = transfers.read(connection, [post.id for post in posts] + reverses)
-        given_back = transfers.given_back(connection, reverses) if reverses else ()
-        clock = holds.due(connection, ids)
-        named = holds.read(connection, hold_ids) if hold_ids else ()
-    stored = {account.id: account for account in locked}
-    due = clock.fetchall()
-    now, accounts = due[0][0], dict(stored)
-    due = [(id, account, amount) for _, id, account, amount in due if id]
-    for _, account, amount in due:
-        accounts[account] = replace(accounts[account], held=accounts[account].held - amount)
-    known_holds = {hold.id: holds.at(hold, now) for hold in named}
-    books = Books(accounts, {transfer.id: transfer for transfer in known}, known_holds, dict(given_back), now)
-    return stored, books, [id for id, *_ in due]
+    are_due = True
+    while are_due:
+        with connection.pipeline():
+            connection.execute("BEGIN")
+            locked = _lock(connection, ids)
+            clock = holds.due(connection, ids)
+            known = transfers.read(connection, [post.id for post in posts] + reverses)
+            given_back = transfers.given_back(connection, reverses) if reverses else ()
+            named = holds.read(connection, hold_ids) if hold_ids else ()
+        [(now, are_due)] = clock
+        if are_due:
+            holds.expire(connection, ids, now)
+    return Books(
+        accounts={account.id: account for account in locked},
+        transfers={transfer.id: transfer for transfer in known},
+        holds={hold.id: hold for hold in named},
+        reversed=dict(given_back),
+        now=now,
+    )
 
 
 def _accounts(
@@ -127,21 +128,16 @@ def _lock(connection: Connection, accounts: Sequence[str]) -> Cursor[AccountStat
 
 
 def _write_and_commit(
-    connection: Connection,
-    accounts: Sequence[AccountState],
-    transfers: Sequence[Transfer],
-    holds: Sequence[Hold],
-    due: Sequence[str],
+    connection: Connection, accounts: Sequence[AccountState], transfers: Sequence[Transfer], holds: Sequence[Hold]
 ) -> list[Record]:
-    """Write accounts, new transfers, new and changed holds, and those that are due; the records as they are written."""
+    """Write accounts, new transfers, and new and changed holds; the records as they are written."""
     places = count(1)  # of the posted ones; the journal's last number is added to them where it is known
     rows = [
         {**vars(transfer), "number": next(places) if transfer.status == "posted" else None} for transfer in transfers
     ]
-    resolved = [vars(hold) for hold in holds if hold.created_at] + [{"id": id, "status": "expired"} for id in due]
     taken = connection.execute_and_commit(
         # Most postings are without holds: they are spared the planning of these statements.
-        _WRITE_TRANSFERS + (_WRITE_HOLDS if holds or due else "") + "COMMIT",
+        _WRITE_TRANSFERS + (_WRITE_HOLDS if holds else "") + "COMMIT",
         {
             "ids": [account.id for account in accounts],
             "balances": [account.balance for account in accounts],
@@ -149,7 +145,7 @@ def _write_and_commit(
             "posted": next(places) - 1,
             "transfers": json.dumps(rows),
             "placed": json.dumps([vars(hold) for hold in holds if not hold.created_at], default=str),
-            "resolved": json.dumps(resolved, default=str),
+            "resolved": json.dumps([vars(hold) for hold in holds if hold.created_at], default=str),
         },
     )
     if taken is None:
@@ -202,8 +198,7 @@ _WRITE_HOLDS: LiteralString = """
 
     UPDATE hold
     SET status = resolved.status, captured_by = resolved.captured_by,
-        resolved_at = CASE WHEN resolved.status = 'expired' THEN hold.expires_at
-            WHEN hold.expires_at <= last_at THEN NULL ELSE last_at END  -- it came due meanwhile: see errors.RACES
+        resolved_at = CASE WHEN hold.expires_at > last_at IS NOT FALSE THEN last_at END  -- else see errors.RACES
     FROM journal, jsonb_populate_recordset(NULL::hold, %(resolved)s) AS resolved
     WHERE hold.id = resolved.id;
 """
