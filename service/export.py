@@ -6,7 +6,6 @@ Exit codes: 0 all is written · 1 unexpected · 2 usage · 69 the database · 78
 """
 
 import argparse
-import contextlib
 import csv
 import json
 import os
@@ -58,8 +57,7 @@ DIALECTS = {
 def main() -> int:
     """Write all of it, or say on stderr why not; the exit code."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader that has seen enough, such as head, ends this quietly
-    with contextlib.redirect_stdout(sys.stderr):  # for the log: stdout is the file
-        logs.configure()
+    logs.configure(file=sys.stderr)
     parser = argparse.ArgumentParser(prog="python -m service.export", description="Write the journal to stdout.")
     parser.add_argument("--format", choices=["csv", *DIALECTS], default="csv")
     dialect = DIALECTS.get(parser.parse_args().format)

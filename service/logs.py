@@ -5,7 +5,7 @@ import sys
 import threading
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 from pythonjsonlogger.json import JsonFormatter
 
@@ -23,9 +23,9 @@ def add_time(name: str, seconds: float) -> None:
         fields[name] = round(fields[name] + seconds * 1000, 3)
 
 
-def configure(level: str = "info") -> None:
-    """Send every log record, warning and uncaught exception of this process to stdout as JSON."""
-    handler = logging.StreamHandler(sys.stdout)
+def configure(level: str = "info", file: TextIO | None = None) -> None:
+    """Send every log record, warning and uncaught exception of this process to the file, or stdout, as JSON."""
+    handler = logging.StreamHandler(file or sys.stdout)
     handler.setFormatter(Formatter())
     logging.root.handlers = [handler]
     logging.root.setLevel(logging.WARNING)
@@ -41,18 +41,15 @@ class Formatter(JsonFormatter):
 
     def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
         """Put our fields first, then those of the request in hand, then those of the call."""
-        extra: dict[str, Any] = {}
-        super().add_fields(extra, record, message_dict)
-        stack = extra.pop("exc_info", None)
-        extra.pop("message", None)
         log_data["time"] = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")[:-6] + "Z"
         log_data["level"] = record.levelname.lower()
-        log_data["event"] = extra.pop("event", record.name)  # libraries log without an event: their name stands in
+        log_data["event"] = record.name  # of libraries, which log without an event; that of the call takes its place
         log_data["message"] = record.getMessage()
         log_data["service"] = "ledger"
         log_data["version"] = VERSION
         log_data.update(context.get() or {})
-        log_data.update(extra)
+        super().add_fields(log_data, record, message_dict)
+        stack = log_data.pop("exc_info", None)
         if record.exc_info and record.exc_info[0]:
             log_data["error"] = record.exc_info[0].__name__
             log_data["stack"] = stack
