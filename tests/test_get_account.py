@@ -2,6 +2,7 @@
 
 import pytest
 
+from service.app import Application
 from tests.client import Client
 
 
@@ -32,3 +33,12 @@ def test_what_is_not_there_is_not_found(client: Client, id: str) -> None:
     """An id that nobody used and one that nobody can use get the same answer."""
     reply = client.get(f"/v1/accounts/{id}")
     assert (reply.status, reply.slug) == (404, "not-found")
+
+
+def test_what_cannot_be_an_id_needs_no_database(
+    client: Client, application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """404, also while the database is away."""
+    monkeypatch.setattr(application.parts.database, "run", None)
+    for path in ("accounts/-", "accounts/-/entries", "accounts/-/balance?number=1", "transfers/-", "holds/-"):
+        assert client.get(f"/v1/{path}").status == 404, path

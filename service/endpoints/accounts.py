@@ -48,7 +48,8 @@ def patch(request: Request, parts: Parts) -> Response:
 
 def get(request: Request, parts: Parts) -> Response:
     """GET /v1/accounts/{id}: balances, limits, status."""
-    account = parts.database.run(lambda connection: _find(connection, fields.known_id(request.parameters)))
+    id = fields.known_id(request.parameters)
+    account = parts.database.run(lambda connection: _find(connection, id))
     return json_response(200, show(account))
 
 
