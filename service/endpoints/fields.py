@@ -65,6 +65,17 @@ class Members:
     def currency(self, name: str) -> str:
         return self._text(name, CURRENCY, CURRENCY_RULE)
 
+    def movement(self) -> dict[str, Any]:
+        """From which account to which, and how much of which currency, as the requests of the ledger have it."""
+        source, target = self.id("from"), self.id("to")
+        if source and source == target:
+            self.refuse("to", "must be another account than from")
+        amount, currency = self.amount(), self.currency("currency")
+        return {"from_account": source, "to_account": target, "amount": amount, "currency": currency}
+
+    def amount(self) -> int:
+        return self.whole_number("amount", 1, LIMITS.amount_max)
+
     def whole_number(self, name: str, lowest: int, highest: int) -> int:
         value = self._values.get(name)
         if type(value) is int and lowest <= value <= highest:  # True is an instance of int, but not of this type

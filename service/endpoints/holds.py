@@ -1,6 +1,5 @@
 """/v1/holds: set money aside, look at it, release it."""
 
-from service.contract import LIMITS
 from service.endpoints import Parts, fields
 from service.endpoints.shapes import show
 from service.ledger import holds, journal
@@ -16,16 +15,8 @@ def put(request: Request, parts: Parts) -> Response:
     with fields.reading() as faults:
         members = fields.Members(request.body, _MEMBERS, faults)
         hold = HoldRequest(
-            id=id,
-            from_account=members.id("from"),
-            to_account=members.id("to"),
-            amount=members.whole_number("amount", 1, LIMITS.amount_max),
-            currency=members.currency("currency"),
-            expires_at=members.moment("expires_at"),
-            metadata=members.metadata("metadata"),
+            id=id, **members.movement(), expires_at=members.moment("expires_at"), metadata=members.metadata("metadata")
         )
-        if hold.from_account and hold.from_account == hold.to_account:
-            members.refuse("to", "must be another account than from")
     outcome = parts.database.run(lambda connection: journal.post_one(connection, hold, caller=request.caller))
     return json_response(201 if outcome.is_new else 200, show(outcome.record))
 

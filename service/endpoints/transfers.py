@@ -56,19 +56,13 @@ def _read(body: Any, faults: fields.Faults, *, id: str = "", pointer: str = "") 
     own = () if id else ("id",)
     known = (*own, named, "amount", "metadata") if named else (*own, *_PLAIN)
     members = fields.Members(body, known, faults, pointer, f"does not go with {named}" if named else "is not known")
-    transfer = TransferRequest(
-        id=id or members.id("id"),
-        from_account="" if named else members.id("from"),
-        to_account="" if named else members.id("to"),
-        amount=None if named and "amount" not in members else members.whole_number("amount", 1, LIMITS.amount_max),
-        currency="" if named else members.currency("currency"),
-        metadata=members.metadata("metadata"),
-        captures=members.id("captures") if named == "captures" else None,
-        reverses=members.id("reverses") if named == "reverses" else None,
-    )
-    if transfer.from_account and transfer.from_account == transfer.to_account:
-        members.refuse("to", "must be another account than from")
-    return transfer
+    id = id or members.id("id")
+    if named:
+        amount = members.amount() if "amount" in members else None
+        moved: dict[str, Any] = {"amount": amount, named: members.id(named)}
+    else:
+        moved = members.movement()
+    return TransferRequest(id=id, **moved, metadata=members.metadata("metadata"))
 
 
 def _result(outcome: Outcome, request_id: str) -> dict[str, Any]:
