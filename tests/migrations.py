@@ -2,11 +2,13 @@
 
 import contextlib
 import functools
+import logging
 import os
 import secrets
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ import dotenv
 import psycopg
 from psycopg.sql import SQL
 
+from service import logs
 from service.migrate import __main__ as program
 from service.migrate import development, files, history, runner, schema
 from service.migrate.files import Migration
@@ -26,6 +29,12 @@ from tests.live import ROOT, Urls
 
 Connection = psycopg.Connection[Any]
 
+ADVISORY_LOCKS = """
+    SELECT 'lock', locktype, objid
+    FROM pg_locks
+    JOIN pg_database ON pg_database.oid = database
+    WHERE datname = current_database() AND locktype = 'advisory'
+"""
 NOWHERE = "postgresql://owner:hunter2@127.0.0.1:1/none"  # who asks it gets 6
 
 PEOPLE = """\
@@ -133,14 +142,16 @@ class Database:
 
     def everything(self) -> list[Any]:
         """All that the catalogs name in this database, and the history."""
+        until = time.monotonic() + 1  # a session that was closed may hold its lock for a moment
         with self.connect() as connection:
+            while time.monotonic() < until and connection.execute(ADVISORY_LOCKS).fetchall():
+                time.sleep(0.01)
             known = connection.execute(
                 "SELECT 'class', relname, oid FROM pg_class WHERE relnamespace = 'public'::regnamespace UNION ALL"
-                " SELECT 'type', typname, oid FROM pg_type WHERE typnamespace = 'public'::regnamespace UNION ALL"
-                " SELECT 'lock', locktype, objid FROM pg_locks JOIN pg_database ON pg_database.oid = database"
-                " WHERE datname = current_database() AND locktype = 'advisory' ORDER BY 1, 2"
+                " SELECT 'type', typname, oid FROM pg_type WHERE typnamespace = 'public'::regnamespace ORDER BY 1, 2"
             ).fetchall()
-            return [known, history.read_history(connection)]
+            locks = connection.execute(ADVISORY_LOCKS).fetchall()
+            return [known, locks, history.read_history(connection)]
 
     def run(self, *command: str, **environment: str) -> tuple[int, list[dict[str, Any]]]:
         """`python -m service.migrate COMMAND --json` as a process of the copy: exit code and lines."""
@@ -150,6 +161,7 @@ class Database:
     def inside(self, *command: str, url: str = NOWHERE) -> int:
         """The same in this process, which is faster: the exit code alone."""
         with (
+            logging_put_back(),
             patch.object(development, "SQL_FOLDER", self.sql),
             patch.object(files.read_files, "__defaults__", (self.sql,)),
             patch.object(sys, "argv", ["migrate", *command]),
@@ -162,6 +174,24 @@ class Database:
         if not (self.root / "service").exists():
             shutil.copytree(ROOT / "service", self.root / "service", ignore=shutil.ignore_patterns("__pycache__"))
         return self.root
+
+
+@contextlib.contextmanager
+def logging_put_back() -> Iterator[None]:
+    """What `logs.configure` changes in this process is as before after the block."""
+    kept = [logging.root, logs.log]
+    levels, handlers = [logger.level for logger in kept], logging.root.handlers
+    try:
+        with (
+            patch.multiple(sys, excepthook=sys.excepthook, unraisablehook=sys.unraisablehook),
+            patch.object(threading, "excepthook", threading.excepthook),
+        ):
+            yield
+    finally:
+        logging.captureWarnings(False)
+        logging.root.handlers = handlers
+        for logger, level in zip(kept, levels, strict=True):
+            logger.setLevel(level)
 
 
 def up(url: str, sql: Path) -> None:
