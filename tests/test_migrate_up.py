@@ -142,6 +142,11 @@ class TestNew:
 class TestSeal:
     """`seal`, which `make seal` gives an empty database."""
 
+    def test_without_any_file(self, database: Database) -> None:
+        """0, and nothing is written."""
+        assert text(database, "seal") == (0, "0 sealed\n")
+        assert os.listdir(database.sql) == []
+
     def test_appends_and_never_rewrites(self, database: Database) -> None:
         """A second file adds a line below the first one, whose bytes stay; a third run adds nothing."""
         seals = []

@@ -10,34 +10,27 @@ import os
 import sys
 from typing import Any
 
-import psycopg
-from psycopg import Connection
+from psycopg import Connection, OperationalError
+from psycopg.errors import InsufficientPrivilege, InvalidSchemaName, ReadOnlySqlTransaction, UndefinedColumn
 
 from service import config, database, logs
 from service.logs import log
 from service.migrate import runner
-from service.migrate.files import UNFIT, MigrationError, read_files
+from service.migrate.files import INTEGRITY, UNFIT, MigrationError, read_files
 from service.migrate.history import read_history, reconcile
 
 COMMANDS = {
     "up": "apply what is pending",
-    "status": "list what is applied and pending; with --check exit 2 when anything is pending",
+    "status": "list what is applied and pending",
     "verify": "compare files, history and live schema, and touch nothing",
-    "check": "compare the files with their seal, and with --base COMMIT the seal with that commit's; no database",
+    "check": "compare the files with their seal; needs no database",
     "seal": "build all in an empty database and seal what is new; make seal brings the database",
     "new": "begin the migration NAME",
 }
 EXIT_PENDING = 2
-FIX_CONNECTION = "MIGRATE_DATABASE_URL=postgresql://OWNER:PASSWORD@HOST:5432/DATABASE, the owner's direct connection"
-
-
-class Text(logging.Formatter):
-    """What a person reads: the message, the lines that differ, and what mends it."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """One line, or several when something is wrong."""
-        fix = [f"fix: {vars(record)['fix']}"] if "fix" in vars(record) else []
-        return "\n".join([super().format(record), *vars(record).get("difference", []), *fix])
+FIX_CONNECTION = "MIGRATE_DATABASE_URL=postgresql://OWNER:PASSWORD@HOST:5432/DATABASE, the ledger's, as its owner"
+# The last one is of a schema_migration that is somebody else's.
+_UNFIT = (OperationalError, InsufficientPrivilege, ReadOnlySqlTransaction, InvalidSchemaName, UndefinedColumn)
 
 
 def main() -> int:
@@ -45,43 +38,33 @@ def main() -> int:
     arguments = _arguments()
     logs.configure()
     if not arguments.json:
-        logging.root.handlers[0].setFormatter(Text())
+        logging.root.handlers[0].setFormatter(logging.Formatter())
     try:
         return _run(arguments)
-    except (psycopg.OperationalError, psycopg.errors.InsufficientPrivilege) as fault:
-        error = MigrationError(UNFIT, " ".join(str(fault).split()), FIX_CONNECTION)
     except MigrationError as raised:
         error = raised
-    log.error(
-        "%s",
-        error,
-        extra={
-            "event": "migration.failed",
-            "fix": error.fix,
-            "exit_code": error.exit_code,
-            "difference": error.difference,
-        },
-    )
-    return error.exit_code
+    except _UNFIT as fault:
+        error = MigrationError(UNFIT, " ".join(str(fault).split()), FIX_CONNECTION)
+    except OSError as fault:
+        error = MigrationError(
+            INTEGRITY, str(fault), "git checkout -- sql, as files that can be read; --base needs git"
+        )
+    code, fix, difference = error.exit_code, error.fix, error.difference
+    shown = "\n".join([str(error)] if arguments.json else [str(error), *difference, f"fix: {fix}"])
+    log.error("%s", shown, extra={"event": "migration.failed", "fix": fix, "exit_code": code, "difference": difference})
+    return code
 
 
 def _arguments() -> argparse.Namespace:
-    lines = [f"  {name:8} {text}" for name, text in COMMANDS.items()]
-    parser = argparse.ArgumentParser(
-        prog="python -m service.migrate",
-        description="\n".join(lines),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("command", choices=COMMANDS)
-    parser.add_argument("name", nargs="?", default="", help=argparse.SUPPRESS)
-    parser.add_argument("--json", action="store_true", help="one JSON object for each step")
-    parser.add_argument("--check", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--base", metavar="COMMIT", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    for option, command in (("name", "new"), ("check", "status"), ("base", "check")):
-        if getattr(arguments, option) and arguments.command != command:
-            parser.error(f"{option} goes with {command} alone")
-    return arguments
+    parser = argparse.ArgumentParser(prog="python -m service.migrate")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--json", action="store_true", help="one JSON object for each step")
+    commands.choices["status"].add_argument("--check", action="store_true", help="exit 2 when anything is pending")
+    commands.choices["check"].add_argument("--base", metavar="COMMIT", help="compare the seal with that commit's too")
+    commands.choices["new"].add_argument("name", metavar="NAME", help="words_with_underscores")
+    return parser.parse_args()
 
 
 def _run(arguments: argparse.Namespace) -> int:

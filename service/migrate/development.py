@@ -18,6 +18,8 @@ def seal(connection: Connection[Any]) -> int:
     found, before = files.read_files(unsealed=True), files.seal_lines(SQL_FOLDER)
     if read_history(connection) or "\n" in schema.read(connection):
         raise MigrationError(UNFIT, "this database is not empty, so it proves nothing about the files", "make seal")
+    if not found:
+        return 0
     runner.up(connection, found)
     history, major = read_history(connection), connection.info.server_version // 10000
     lines = [f"{row.name} {row.checksum} {major} {files.fingerprint(str(row.schema))}" for row in history]
@@ -29,27 +31,22 @@ def seal(connection: Connection[Any]) -> int:
 
 
 def check(base: str | None) -> int:
-    """Compare the files with the seal, and the seal with that of the commit `base`, which it may only add to.
-
-    Returns the number of files. Raises MigrationError.
-    """
+    """Compare files and seal, and the seal with that of the commit `base`, to which it may only add; how many."""
     number = len(files.read_files())
-    for old in _sealed_at(base) if base else ():
-        name = old.partition(" ")[0]
-        now = next((line for line in files.seal_lines(SQL_FOLDER) if line.startswith(f"{name} ")), "nothing")
-        if now != old:
+    if not base:
+        return number
+    command = ["git", "show", "--end-of-options", f"{base}:./{SEAL}"]
+    shown = subprocess.run(command, cwd=SQL_FOLDER, capture_output=True, encoding="utf-8", errors="replace")
+    if shown.returncode:  # a comparison with nothing proves nothing
+        wrong = f"{' '.join(command)}: {' '.join(shown.stderr.split())}"
+        raise MigrationError(INTEGRITY, wrong, "git fetch, or name a commit that has a seal")
+    sealed = {line.partition(" ")[0]: line for line in files.seal_lines(SQL_FOLDER)}
+    for old in shown.stdout.splitlines():
+        now = sealed.get(old.partition(" ")[0], "nothing")
+        if now != old and not old.startswith("#"):
             wrong = f"sql/{SEAL} was rewritten since {base}. It was: {old}. It is: {now}"
             raise MigrationError(INTEGRITY, wrong, f"git checkout {base} -- sql, and write a new migration")
     return number
-
-
-def _sealed_at(commit: str) -> list[str]:
-    command = ["git", "show", f"{commit}:./{SEAL}"]
-    shown = subprocess.run(command, cwd=SQL_FOLDER, capture_output=True, text=True, check=False)
-    command = ["git", "rev-parse", "--quiet", "--verify", f"{commit}^{{commit}}"]
-    if subprocess.run(command, cwd=SQL_FOLDER, capture_output=True, check=False).returncode:
-        raise MigrationError(INTEGRITY, f"git does not know the commit {commit}", "git fetch, or name another one")
-    return [line for line in shown.stdout.splitlines() if not line.startswith("#")]  # none, before the first seal
 
 
 def new(name: str) -> str:

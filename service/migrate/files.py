@@ -11,14 +11,14 @@ SEAL = "migrations.sum"  # below a heading a line for each file: name, SHA-256, 
 SNAPSHOT = "schema.snapshot"  # the schema after the last sealed file, so that a review shows what a migration does
 DRIFT, INTEGRITY, LOCKED, UNFIT, CONFLICT, FAILED, INTERRUPTED = range(3, 10)  # exit codes
 
-_FILE_NAME = re.compile(r"[0-9]{4}_[a-z0-9_]+\.sql")
 _MARKED = re.compile(r"\s*--\s*migrate\s*:", re.IGNORECASE)  # what looks like a directive must be one
 _DIRECTIVES = {"no-transaction": "", "contract-for": "[0-9]{4}", "statement-timeout": "[1-9][0-9]*(ms|s|min|h)"}
-# What cannot run in a transaction and is safe to run again: what it leaves half-done is one index.
+# What cannot run in a transaction and is safe to run again: what it leaves half-done is one index of the schema public.
 _CONCURRENTLY = re.compile(
     r"(?:--[^\n]*\n|\s)*(?:CREATE (?:UNIQUE )?INDEX CONCURRENTLY IF NOT EXISTS|DROP INDEX CONCURRENTLY IF EXISTS)"
-    r" ([a-z_][a-z0-9_]*)(?=[\s;])[^;]*;\s*"
+    r" ([a-z_][a-z0-9_]*)(?:\s+ON [a-z_][a-z0-9_]*\s*(?:USING|\()[^;]*)?\s*;\s*"
 )
+_UNMERGED = f"or, if it was never merged, take its line out of sql/{SEAL} and run make seal"
 
 
 class MigrationError(Exception):
@@ -48,36 +48,29 @@ class Migration:
 
 
 def read_files(folder: Path = SQL_FOLDER, *, unsealed: bool = False) -> list[Migration]:
-    """The migrations of the folder, in order, each as it was sealed; with `unsealed`, new ones may lack the seal.
-
-    Raises MigrationError.
-    """
-    files = {path.name: _read_file(path) for path in sorted(folder.glob("*.sql"))}
-    sealed = seal_lines(folder)
+    """The migrations of the folder as they were sealed; `unsealed` lets new ones lack it. Raises MigrationError."""
+    found = {path.name: path for path in folder.glob("[!.]*") if path.name.lower().endswith(".sql")}
+    sealed = {name: words for name, *words in map(str.split, seal_lines(folder))}
+    files: list[Migration] = []
+    for number, name in enumerate(sorted(found.keys() | sealed.keys()), start=1):
+        checksum, major, schema_sum = sealed.get(name, ("", 0, None))
+        if name not in found:
+            raise _broken(f"{name} was sealed as {checksum} and is gone", f"git checkout -- sql/{name}; {_UNMERGED}")
+        file = replace(_read_file(found[name]), sealed_major=int(major), sealed_fingerprint=schema_sum)
+        if checksum not in ("", file.checksum):
+            wrong = f"{name} was edited after it was sealed: sealed {checksum}, file {file.checksum}"
+            raise _broken(wrong, f"git checkout -- sql/{name} and write a new migration; {_UNMERGED}")
+        if file.version != number:
+            raise _broken(f"{name} should have the number {number:04}: there are no gaps", f"rename it; {_UNMERGED}")
+        if not (checksum or (unsealed and number > len(sealed))):
+            fix = f"make seal; or git checkout -- sql/{SEAL}, if it was sealed"
+            raise _broken(f"{name} is not sealed, its checksum is {file.checksum}", fix)
+        files.append(file)
     if not (files or unsealed):
         raise _broken("0001 and all others are gone", "git checkout -- sql, or build the image with it")
-    for name, checksum, major, schema_sum in map(str.split, sealed):
-        if name not in files:
-            raise _broken(f"{name} was sealed as {checksum} and is gone", f"git checkout -- sql/{name}")
-        if files[name].checksum != checksum:
-            raise _broken(
-                f"{name} was edited after it was sealed: sealed {checksum}, file {files[name].checksum}",
-                f"git checkout -- sql/{name} and write a new migration; or, if it was never merged, take its line out "
-                f"of sql/{SEAL} and run make seal",
-            )
-        files[name] = replace(files[name], sealed_major=int(major), sealed_fingerprint=schema_sum)
     if sealed and not unsealed:  # which a seal writes anew
-        last, _, _, schema_sum = sealed[-1].split()
-        files[last] = replace(files[last], snapshot=_snapshot(folder, schema_sum))
-    for expected, file in enumerate(files.values(), start=1):
-        if file.version != expected:
-            raise _broken(f"{file.name} should have the number {expected:04}: 0001 and on, without gaps", "rename it")
-        if not (file.sealed_fingerprint or (unsealed and file.version > len(sealed))):
-            fix = f"make seal; or git checkout -- sql/{SEAL}, if it was sealed"
-            raise _broken(f"{file.name} is not sealed, its checksum is {file.checksum}", fix)
-        if file.contract_for > file.version:
-            raise _broken(f"{file.name} is contract-for code that comes after it", f"at most {file.version:04}")
-    return list(files.values())
+        files[-1] = replace(files[-1], snapshot=_snapshot(folder, str(files[-1].sealed_fingerprint)))
+    return files
 
 
 def seal_lines(folder: Path) -> list[str]:
@@ -101,7 +94,7 @@ def _snapshot(folder: Path, sealed: str) -> str:
     path = folder / SNAPSHOT
     text = path.read_text("utf-8", errors="replace").rstrip("\n") if path.exists() else ""
     if (found := fingerprint(text)) != sealed:
-        raise _broken(f"{SNAPSHOT} was edited: sealed {sealed}, file {found}", f"git checkout -- sql/{SNAPSHOT}")
+        raise _broken(f"{SNAPSHOT} was edited: sealed {sealed}, file {found}", "git checkout -- sql, or make seal")
     return text
 
 
@@ -114,18 +107,19 @@ def _read_file(path: Path) -> Migration:
     alone = _CONCURRENTLY.fullmatch(statements)
     known = all(re.fullmatch(_DIRECTIVES.get(name, "(?!)"), value) for name, value in told.items())
     for fit, rule in (
-        (_FILE_NAME.fullmatch(path.name), "must be named NNNN_words_with_underscores.sql"),
+        (re.fullmatch(r"[0-9]{4}_[a-z0-9_]+\.sql", path.name), "must be named NNNN_words_with_underscores.sql"),
         ("\ufffd" not in statements and statements[:1] != "\ufeff", "must be UTF-8 without a byte order mark"),
         ("\r" not in statements and statements.endswith("\n"), "must have LF line ends, one of them at its end"),
         (
             known and lines[: len(told)] == marked,
             f"may begin with these directives only, each once: {', '.join(_DIRECTIVES)}",
         ),
+        (told.get("contract-for", "") <= path.name[:4], "is contract-for code that comes after it"),
         (not {"no-transaction", "statement-timeout"} <= told.keys(), "has no limit of time without a transaction"),
         (
             ("no-transaction" in told) == bool(alone),
-            "must be one CREATE INDEX CONCURRENTLY IF NOT EXISTS or DROP INDEX CONCURRENTLY IF EXISTS with "
-            "-- migrate: no-transaction before it, or neither",
+            "must be one CREATE INDEX CONCURRENTLY IF NOT EXISTS or DROP INDEX CONCURRENTLY IF EXISTS, with bare "
+            "names and -- migrate: no-transaction before it, or neither",
         ),
     ):
         if not fit:
