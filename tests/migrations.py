@@ -18,7 +18,8 @@ from unittest.mock import patch
 
 import dotenv
 import psycopg
-from psycopg.sql import SQL
+import pytest
+from psycopg.conninfo import make_conninfo
 
 from service import logs
 from service.migrate import __main__ as program
@@ -137,7 +138,7 @@ class Database:
     def state(self) -> tuple[list[int], str]:
         """The versions of the history, and the schema."""
         with self.connect() as connection:
-            connection.execute(SQL(runner.SESSION))
+            connection.execute(runner.SESSION)
             return [row.version for row in history.read_history(connection)], schema.read(connection)
 
     def everything(self) -> list[Any]:
@@ -198,6 +199,16 @@ def up(url: str, sql: Path) -> None:
     """`up` in a process of its own, which may be killed at any time."""
     with psycopg.connect(url, autocommit=True) as connection:
         runner.up(connection, files.read_files(sql))
+
+
+def superuser(database: Database) -> str:
+    """A server that was given to us may have none that we know; then the test cannot run, and says so."""
+    url = make_conninfo(database.urls.owner, user="postgres")
+    try:
+        psycopg.connect(url).close()
+    except psycopg.OperationalError as error:
+        pytest.skip(f"this takes a superuser: {error}")
+    return url
 
 
 def empty(connection: Connection) -> None:

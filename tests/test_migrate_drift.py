@@ -4,11 +4,10 @@ import re
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
 
 from service.migrate import files, runner, schema
 from service.migrate.files import MigrationError
-from tests.migrations import PEOPLE, TOWN, Database
+from tests.migrations import PEOPLE, TOWN, Database, superuser
 
 PERSON_NAME = "index person_name CREATE INDEX person_name ON public.person USING btree (name)"
 SHOUT = (
@@ -72,6 +71,19 @@ BY_HAND = {
         "ALTER TABLE person SET (fillfactor = 50)",
         ["- table person r p f", "+ table person r p {fillfactor=50} f"],
     ),
+    "rows hidden from the owner": (
+        "ALTER TABLE person FORCE ROW LEVEL SECURITY",
+        ["- table person r p f", "+ table person r p f FORCE ROW LEVEL SECURITY"],
+    ),
+    "grant to be passed on": (
+        "GRANT INSERT ON person TO ledger_service WITH GRANT OPTION",
+        ["+ right person INSERT TO ledger_service WITH GRANT OPTION"],
+    ),
+    "grant on the schema": ("GRANT CREATE ON SCHEMA public TO PUBLIC", ["+ right schema public CREATE TO PUBLIC"]),
+    "grant on the schema to the service": (
+        "GRANT ALL ON SCHEMA public TO ledger_service",
+        ["+ right schema public CREATE TO ledger_service"],
+    ),
     "newline of a function": (
         "CREATE OR REPLACE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS $$\nBEGIN\n"
         "    -- All names are in capitals.    NEW.name := upper(NEW.name);\n    RETURN NEW;\nEND\n$$",
@@ -120,6 +132,47 @@ def compare(database: Database, change: str, lines: list[str]) -> None:
         ]
         assert sorted(shown) == sorted(lines)
     assert database.everything() == before
+
+
+PET = """\
+CREATE TABLE pet (owner_id bigint CONSTRAINT pet_owner REFERENCES person, name text);
+CREATE RULE pet_stays AS ON DELETE TO pet DO INSTEAD NOTHING;
+"""
+OWNED = "constraint pet.pet_owner FOREIGN KEY (owner_id) REFERENCES person(id)"
+STAYS = "CREATE RULE pet_stays AS ON DELETE TO public.pet DO INSTEAD NOTHING;"
+
+
+@pytest.mark.parametrize(
+    ("change", "lines"),
+    [
+        ("ALTER TABLE pet DISABLE TRIGGER ALL", [f"- {OWNED}", f"+ {OWNED} DISABLED"]),
+        ("ALTER TABLE person DISABLE TRIGGER ALL; ALTER TABLE person ENABLE TRIGGER USER",
+         [f"- {OWNED}", f"+ {OWNED} DISABLED"]),
+        ("ALTER TABLE pet DISABLE RULE pet_stays",
+         [f"- rule pet.pet_stays {STAYS}", f"+ rule pet.pet_stays D {STAYS}"]),
+    ],
+)  # fmt: skip
+def test_what_was_switched_off_is_shown(each: Database, change: str, lines: list[str]) -> None:
+    """A foreign key whose triggers a superuser disabled holds nothing any more; nor does a disabled rule."""
+    each.write(PEOPLE, PET)
+    each.up()
+    with psycopg.connect(superuser(each), autocommit=True) as connection:
+        connection.execute(change.encode())
+    assert sorted(refused(each, verify=True).difference) == sorted(lines)
+
+
+def test_a_right_that_two_have_granted_is_one_right(each: Database) -> None:
+    """Who granted it is not compared, so that a second grantor is no drift."""
+    each.write(PEOPLE)
+    each.up()
+    role = f"giver_of_{each.ask('SELECT current_database()')}"
+    with psycopg.connect(superuser(each), autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {role}; GRANT SELECT ON person TO {role} WITH GRANT OPTION".encode())
+        connection.execute(f"SET ROLE {role}; GRANT SELECT ON person TO ledger_service; RESET ROLE".encode())
+        try:
+            assert each.verify() == []
+        finally:
+            connection.execute(f"REVOKE ALL ON person FROM {role} CASCADE; DROP ROLE {role}".encode())
 
 
 def test_what_differs_between_two_engineers_is_named(each: Database) -> None:
@@ -214,16 +267,6 @@ def own(database: Database, deed: str) -> None:
             connection.execute(f"ALTER EXTENSION plpgsql {deed} {member}".encode())
 
 
-def superuser(database: Database) -> str:
-    """A server that was given to us may have none that we know; then the test cannot run, and says so."""
-    url = make_conninfo(database.urls.owner, user="postgres")
-    try:
-        psycopg.connect(url).close()
-    except psycopg.OperationalError as error:
-        pytest.skip(f"only a superuser can make an extension own something: {error}")
-    return url
-
-
 def test_the_seal_of_another_major_is_not_compared(database: Database, caplog: pytest.LogCaptureFixture) -> None:
     """A warning says so; edits are refused as ever, and a change by hand is found through the history's own text."""
     database.write(PEOPLE, TOWN)
@@ -241,6 +284,9 @@ def test_the_seal_of_another_major_is_not_compared(database: Database, caplog: p
     database.execute("ALTER TABLE person ADD COLUMN mine text")
     error = refused(database)
     assert (error.exit_code, error.difference) == (files.DRIFT, ["+ column person.mine text"])
+    database.execute("UPDATE schema_migration SET checksum = 'other' WHERE version = 2")
+    error = refused(database)
+    assert (error.exit_code, error.difference) == (files.INTEGRITY, [])  # each major words its lines in its own way
     with (database.sql / "0001_a.sql").open("a") as edited:
         edited.write("-- x\n")
     assert refused(database).exit_code == files.INTEGRITY

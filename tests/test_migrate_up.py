@@ -110,6 +110,44 @@ def test_a_login_without_the_owners_rights_is_exit_code_6(database: Database) ->
     assert database.everything() == before
 
 
+def test_a_database_that_is_not_the_ledgers_is_exit_code_6(each: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a way into the schema public, without that schema, and with a schema_migration of somebody else's."""
+    each.write(PEOPLE, TOWN)
+    each.up()
+    told = []
+    for change, url, commands in (
+        ("REVOKE USAGE ON SCHEMA public FROM PUBLIC", each.urls.service, ("up", "verify", "status")),
+        ("DROP SCHEMA public CASCADE", each.urls.owner, ("up", "verify")),
+        ("CREATE SCHEMA public; CREATE TABLE schema_migration (version text)", each.urls.owner, ("up",)),
+    ):
+        each.execute(change)
+        for command in commands:
+            assert each.inside(command, "--json", url=url) == files.UNFIT
+            [line] = map(json.loads, capsys.readouterr().out.splitlines())
+            told.append(line["message"])
+            assert "DATABASE, the ledger's, as its owner" in line["fix"]
+    assert all("permission denied for schema public" in message for message in told[:3])
+    assert ["schema" in message or "column" in message for message in told[3:]] == [True] * 3
+    assert each.ask("SELECT count(*) FROM pg_attribute WHERE attrelid = 'schema_migration'::regclass") == 7
+
+
+def test_a_database_that_takes_no_writes_is_exit_code_6(database: Database) -> None:
+    """As a standby, which it may be: the message names both."""
+    database.write(PEOPLE)
+    read_only = make_conninfo(database.urls.owner, options="-c default_transaction_read_only=on")
+    for command in ("up", "verify"):
+        code, [line] = database.run(command, MIGRATE_DATABASE_URL=read_only)
+        assert (code, "a standby, or default_transaction_read_only is on" in line["message"]) == (6, True)
+
+
+def test_status_does_not_depend_on_the_search_path(database: Database) -> None:
+    """What was applied is found in public, wherever the login looks first."""
+    database.write(PEOPLE)
+    database.up()
+    elsewhere = make_conninfo(database.urls.owner, options="-c search_path=other")
+    assert database.inside("status", "--check", url=elsewhere) == 0
+
+
 @pytest.mark.parametrize(
     "words", [["up", "3"], ["up", "--check"], ["status", "--base", "HEAD"], ["new", "x", "--check"], ["down"], []]
 )
@@ -287,29 +325,74 @@ def test_an_old_postgresql_is_refused(database: Database, monkeypatch: pytest.Mo
 
 def test_a_hostile_login_changes_nothing(each: Database) -> None:
     """Settings of the login, such as its search_path, its dates or a short timeout, do not reach files and schema."""
-    each.write(PEOPLE, TOWN)
+    each.write(
+        PEOPLE,
+        "CREATE TABLE constant (wait interval DEFAULT '1 day 2 hours', bytes bytea DEFAULT '\\x00ff',"
+        " half double precision DEFAULT '0.30000000000000004'::double precision,"
+        " CONSTRAINT short CHECK (wait < interval '3 days 1 hour'), CONSTRAINT sharp CHECK (bytes <> '\\xff00'));\n",
+        "SELECT pg_sleep(0.3); -- 1 €\n",
+    )
     name = each.ask("SELECT current_database()")
     settings = {
         "search_path": "other",
+        "client_encoding": "'LATIN1'",
+        "IntervalStyle": "'iso_8601'",
+        "bytea_output": "'escape'",
+        "extra_float_digits": "-15",
+        "standard_conforming_strings": "off",
+        "idle_in_transaction_session_timeout": "'10ms'",
+        "idle_session_timeout": "'1min'",
         "lock_timeout": "1",
         "statement_timeout": "'2s'",
         "quote_all_identifiers": "on",
         "DateStyle": "'German'",
         "default_transaction_isolation": "'serializable'",
     }
+    if each.ask("SELECT current_setting('transaction_timeout', true)") is not None:
+        settings["transaction_timeout"] = "'200ms'"
+    alter = [f"ALTER DATABASE {name} SET {setting} = {value}" for setting, value in settings.items()]
     try:
-        for setting, value in settings.items():
-            each.execute(f"ALTER DATABASE {name} SET {setting} = {value}")
-        assert len(each.up()) == 2
+        each.execute("; ".join(alter))
+        assert len(each.up()) == 3
         assert each.verify() == []
+        with each.connect() as connection:
+            connection.execute(runner.SESSION)
+            limits = "SELECT count(*) FROM pg_settings WHERE name LIKE '%session_timeout' AND setting <> '0'"
+            assert connection.execute(limits).fetchone() == (0,)
     finally:
         each.execute(f"ALTER DATABASE {name} RESET ALL")
 
 
 def test_what_a_file_sets_does_not_reach_the_next(each: Database) -> None:
-    """Each file begins with the settings of the login, whatever the one before has set for the session."""
+    """Each file begins with the settings of the login, its role and no temporary tables."""
+    sets = "SET check_function_bodies = off; SET statement_timeout = '1h'; SET ROLE pg_database_owner;\n"
     asked = "DO $$ BEGIN ASSERT current_setting('check_function_bodies') = 'on', 'it leaked'; END $$;\n"
+    asked += "DO $$ BEGIN ASSERT current_user <> 'pg_database_owner', 'it leaked'; END $$;\n"
+    shadow = "CREATE TEMPORARY TABLE person AS SELECT * FROM public.person;\n"
     index = "-- migrate: no-transaction\nCREATE INDEX CONCURRENTLY IF NOT EXISTS person_age ON person (age);\n"
-    each.write(PEOPLE, "SET check_function_bodies = off; SET statement_timeout = '1h';\n", asked, index)
-    assert len(each.up()) == 4
+    each.write(PEOPLE, sets, asked, shadow, index, "INSERT INTO person (name) VALUES ('x');\n")
+    assert len(each.up()) == 6
     assert each.verify() == []
+    assert each.ask("SELECT name FROM person") == "X"
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "SET TIME ZONE 'Europe/Berlin'",
+        "SET IntervalStyle = 'iso_8601'",
+        "SET quote_all_identifiers = on",
+        "SET search_path = public, other",
+        "SELECT set_config('search_path', '', false)",
+    ],
+)
+def test_what_a_file_sets_does_not_reach_the_text_of_the_schema(database: Database, setting: str) -> None:
+    """It is recorded as it is read afterwards, else the next look at it would see drift."""
+    database.write(
+        "CREATE SCHEMA other; CREATE TYPE other.color AS ENUM ('red');\n",
+        f"{setting};\nCREATE TABLE public.thing (color other.color, wait interval DEFAULT '1 day 2 hours',"
+        " at timestamptz CHECK (at > '2020-01-01 00:00+00'));\n",
+    )
+    assert len(database.up()) == 2
+    assert database.verify() == []
+    assert database.ask("SELECT schema FROM schema_migration ORDER BY version DESC") == database.state()[1]

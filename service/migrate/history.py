@@ -25,13 +25,8 @@ class Applied:
 
 def exists(connection: Connection[Any]) -> bool:
     """Whether this database ever saw a migration by a runner like this one."""
-    row = connection.execute(
-        """
-        SELECT FROM pg_attribute
-        WHERE attrelid = to_regclass('schema_migration') AND attname = 'schema'
-        """
-    )
-    return row.fetchone() is not None
+    asked = "SELECT FROM pg_attribute WHERE attrelid = to_regclass('public.schema_migration') AND attname = 'schema'"
+    return connection.execute(asked).fetchone() is not None
 
 
 def create(connection: Connection[Any]) -> None:
@@ -39,7 +34,7 @@ def create(connection: Connection[Any]) -> None:
     if not exists(connection):
         connection.execute(
             """
-            CREATE TABLE IF NOT EXISTS schema_migration (
+            CREATE TABLE IF NOT EXISTS public.schema_migration (
                 version integer NOT NULL CONSTRAINT schema_migration_pkey PRIMARY KEY,
                 name text NOT NULL,
                 checksum text NOT NULL,
@@ -49,7 +44,7 @@ def create(connection: Connection[Any]) -> None:
                 app_version text NOT NULL
             );
             -- The first runner made the table without these.
-            ALTER TABLE schema_migration ADD COLUMN min_code integer NOT NULL DEFAULT 0, ADD COLUMN schema text
+            ALTER TABLE public.schema_migration ADD COLUMN min_code integer NOT NULL DEFAULT 0, ADD COLUMN schema text
             """
         )
 
@@ -62,7 +57,7 @@ def read_history(connection: Connection[Any]) -> list[Applied]:
     return cursor.execute(
         """
         SELECT version, name, checksum, min_code, schema
-        FROM schema_migration
+        FROM public.schema_migration
         ORDER BY version
         """
     ).fetchall()
@@ -96,7 +91,7 @@ def look(connection: Connection[Any]) -> tuple[int, int, bool]:
     row = connection.execute(
         """
         SELECT coalesce(max(version), 0), coalesce(max(min_code), 0), current_setting('transaction_read_only') = 'off'
-        FROM schema_migration
+        FROM public.schema_migration
         """
     ).fetchone()
     return row or (0, 0, False)

@@ -5,18 +5,20 @@ from typing import Any
 from psycopg import Connection
 
 _LINES = """
-    WITH relation AS (
+    WITH of_extension AS (SELECT classid, objid FROM pg_depend WHERE deptype = 'e'), relation AS (
         SELECT *
         FROM pg_class
         WHERE relnamespace = 'public'::regnamespace AND relname <> 'schema_migration'
-            AND NOT EXISTS (
-                SELECT FROM pg_depend WHERE (classid, objid, deptype) = ('pg_class'::regclass, pg_class.oid, 'e'))
+            AND ('pg_class'::regclass, oid) NOT IN (TABLE of_extension)
     ), granted AS (
         SELECT relname AS object, relacl AS acl FROM relation
         UNION ALL
         SELECT relname || '.' || attname, attacl FROM relation JOIN pg_attribute ON attrelid = relation.oid
+        UNION ALL
+        SELECT 'schema public', nspacl FROM pg_namespace WHERE nspname = 'public'
     ), line (words) AS (
-        SELECT concat_ws(' ', 'table', relname, relkind, relpersistence, reloptions, relrowsecurity)
+        SELECT concat_ws(' ', 'table', relname, relkind, relpersistence, reloptions, relrowsecurity,
+            CASE WHEN relforcerowsecurity THEN 'FORCE ROW LEVEL SECURITY' END)
         FROM relation
         WHERE relkind NOT IN ('i', 'I')
         UNION ALL
@@ -30,7 +32,9 @@ _LINES = """
         LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
         WHERE relkind NOT IN ('i', 'I', 'S')
         UNION ALL
-        SELECT concat_ws(' ', 'constraint', relname || '.' || conname, pg_get_constraintdef(pg_constraint.oid))
+        SELECT concat_ws(' ', 'constraint', relname || '.' || conname, pg_get_constraintdef(pg_constraint.oid),
+            CASE WHEN pg_constraint.oid IN (SELECT tgconstraint FROM pg_trigger WHERE tgenabled IN ('D', 'R'))
+                THEN 'DISABLED' END)
         FROM relation
         JOIN pg_constraint ON conrelid = relation.oid AND contype <> 'n'  -- which stands with its column
         UNION ALL
@@ -44,28 +48,29 @@ _LINES = """
         FROM relation
         JOIN pg_trigger ON tgrelid = relation.oid AND NOT tgisinternal
         UNION ALL
-        SELECT concat_ws(' ', 'rule', relname || '.' || rulename, pg_get_ruledef(pg_rewrite.oid))
+        SELECT concat_ws(' ', 'rule', relname || '.' || rulename, nullif(ev_enabled, 'O'),
+            pg_get_ruledef(pg_rewrite.oid))
         FROM relation
         JOIN pg_rewrite ON ev_class = relation.oid  -- that of a view is the view
         UNION ALL
         SELECT concat_ws(' ', 'function', oid::regprocedure, replace(pg_get_functiondef(oid), E'\\n', '\\n'))
         FROM pg_proc
         WHERE pronamespace = 'public'::regnamespace AND prokind IN ('f', 'p')
-            AND NOT EXISTS (
-                SELECT FROM pg_depend WHERE (classid, objid, deptype) = ('pg_proc'::regclass, pg_proc.oid, 'e'))
+            AND ('pg_proc'::regclass, oid) NOT IN (TABLE of_extension)
         UNION ALL
         SELECT concat_ws(' ', 'enum', enumtypid::regtype, string_agg(enumlabel, ' < ' ORDER BY enumsortorder))
         FROM pg_enum
         JOIN pg_type ON pg_type.oid = enumtypid AND typnamespace = 'public'::regnamespace
-        WHERE NOT EXISTS (
-            SELECT FROM pg_depend WHERE (classid, objid, deptype) = ('pg_type'::regclass, enumtypid, 'e'))
+        WHERE ('pg_type'::regclass, enumtypid) NOT IN (TABLE of_extension)
         GROUP BY enumtypid
         UNION ALL
-        SELECT concat_ws(' ', 'right', object, privilege_type, 'TO', coalesce(rolname, 'PUBLIC'))
+        SELECT DISTINCT concat_ws(' ', 'right', object, privilege_type, 'TO', coalesce(rolname, 'PUBLIC'),
+            CASE WHEN is_grantable THEN 'WITH GRANT OPTION' END)  -- once, however many granted it
         FROM granted
         CROSS JOIN aclexplode(acl)
         LEFT JOIN pg_roles ON pg_roles.oid = grantee
         WHERE coalesce(rolname, 'ledger_service') = 'ledger_service'
+            AND (object, privilege_type) <> ('schema public', 'USAGE')  -- which PUBLIC has from the start
     )
     SELECT regexp_replace(words, '\\s*\\n\\s*', ' ', 'g')
     FROM line
@@ -87,7 +92,9 @@ def major(schema: str) -> str:
     return schema.partition("\n")[0]
 
 
-def difference(expected: str, found: str) -> list[str]:
-    """The lines that are missing, each after `- `, and those too many, each after `+ `."""
+def difference(expected: str | None, found: str) -> list[str]:
+    """The lines that are missing, each after `- `, and those too many, each after `+ `; none between two majors."""
+    if expected is None or major(expected) != major(found):
+        return []
     old, new = expected.splitlines(), found.splitlines()
     return [f"- {line}" for line in old if line not in new] + [f"+ {line}" for line in new if line not in old]
