@@ -20,7 +20,7 @@ from service.migrate import files, runner
 from service.migrate.files import MigrationError
 from service.migrate.history import Applied, read_history
 from tests import migrations
-from tests.migrations import DROP_INDEX, INDEX, PEOPLE, TOWN, Database
+from tests.migrations import DROP_INDEX, INDEX, PEOPLE, TOWN, Database, superuser
 from tests.proxy import Proxy
 
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -251,6 +251,56 @@ def test_whoever_stands_in_the_way_is_named(database: Database, monkeypatch: pyt
         told = str(failed(database, files.FAILED)).split("; ")
     assert len(told) == 7
     assert [line for line in told if f"pid {pid} reader 6 of" in line and line.endswith(" on adult, person, third")]
+
+
+BUSY = """\
+CREATE TABLE busy (id integer) WITH (
+    autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_cost_limit = 1, autovacuum_vacuum_cost_delay = 100
+);
+INSERT INTO busy SELECT generate_series(1, 100000);
+"""
+AUTOVACUUM = """
+    SELECT pid
+    FROM pg_locks
+    WHERE relation = 'busy'::regclass AND mode = 'ShareUpdateExclusiveLock' AND granted
+"""
+
+
+def test_an_autovacuum_gives_way(each: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that would take minutes is named at the first attempt and interrupted at the second."""
+    each.write(PEOPLE, BUSY)
+    each.up()
+    each.write("ALTER TABLE busy ADD COLUMN name text;\n")
+    with psycopg.connect(superuser(each), autocommit=True) as server:
+        server.execute("ALTER SYSTEM SET autovacuum_naptime = '1s'")
+        try:
+            server.execute("SELECT pg_reload_conf()")
+            each.execute("DELETE FROM busy")
+            eventually(lambda: each.ask(AUTOVACUUM))
+            monkeypatch.setattr(runner, "TABLE_LOCK_ATTEMPTS", 1)
+            error = failed(each, files.FAILED)
+            assert re.search(r"pid [0-9]+ an autovacuum worker on .*busy", str(error))
+            assert "an autovacuum as a superuser" in error.fix
+            monkeypatch.setattr(runner, "TABLE_LOCK_ATTEMPTS", 10)
+            eventually(lambda: each.ask(AUTOVACUUM))
+            assert len(each.up()) == 1
+        finally:
+            server.execute("ALTER SYSTEM RESET autovacuum_naptime")
+            server.execute("SELECT pg_reload_conf()")
+
+
+def test_a_vacuum_by_hand_elsewhere_does_not_matter(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds the same lock as an autovacuum and does not give way; a file that leaves its table alone is applied."""
+    monkeypatch.setattr(runner, "AUTOVACUUM_LOCK_TIMEOUT_MS", 50)
+    database.write(PEOPLE, "CREATE TABLE other (id integer);\n")
+    database.up()
+    database.write("ALTER TABLE other ADD COLUMN name text;\n")
+    with database.connect() as vacuum, database.connect() as reader:
+        vacuum.execute("BEGIN; LOCK TABLE person IN SHARE UPDATE EXCLUSIVE MODE")
+        reader.execute("BEGIN; SELECT FROM other")
+        threading.Timer(0.8, reader.execute, ["COMMIT"]).start()
+        assert len(database.up()) == 1
 
 
 def test_a_reader_that_ends_is_waited_for(

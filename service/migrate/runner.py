@@ -5,6 +5,7 @@ and before each COMMIT with what the seal promises. A file that cannot run in a 
 index, which is dropped and made again: there is no half-done state.
 """
 
+import contextlib
 import random
 import time
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ LOCK_WAIT_SECONDS = 60.0
 LOCK_POLL_SECONDS = 0.2  # polled, because waiting inside pg_advisory_lock deadlocks with CREATE INDEX CONCURRENTLY
 TABLE_LOCK_TIMEOUT_MS = 500  # everybody's reads queue behind an ALTER TABLE that waits
 TABLE_LOCK_ATTEMPTS = 10
+AUTOVACUUM_LOCK_TIMEOUT_MS = 2000  # an autovacuum gives way to who waits for longer than deadlock_timeout, 1 s
 TABLE_LOCK_PAUSE_SECONDS = 4.0  # the longest between two of them: all together take about a quarter of a minute
 OLDEST_MAJOR = 15
 
@@ -146,6 +148,8 @@ def _apply(connection: Connection[Any], migration: Migration) -> int:
         time.sleep(random.uniform(0, TABLE_LOCK_PAUSE_SECONDS) * attempt / TABLE_LOCK_ATTEMPTS)
         try:
             with connection.transaction():
+                if attempt:
+                    _interrupt_autovacuum(connection)
                 connection.execute(SESSION)
                 connection.execute("SELECT set_config('statement_timeout', %s, true)", [migration.statement_timeout])
                 connection.execute(SQL("DO {}").format(Literal(body.as_string(connection))))
@@ -155,8 +159,28 @@ def _apply(connection: Connection[Any], migration: Migration) -> int:
         extra = {"event": "migration.waits", "migration": migration.name, "attempt": attempt + 1}
         log.warning("%s needs a lock that others hold: %s", migration.name, holders, extra=extra)
     wrong = f"{migration.name} did not get its lock in {TABLE_LOCK_ATTEMPTS} attempts, nothing changed: {holders}"
-    fix = "run up again when they are done; SELECT pg_terminate_backend(PID) ends one"
+    fix = "run up again when they are done; SELECT pg_terminate_backend(PID) ends one, an autovacuum as a superuser"
     raise MigrationError(FAILED, wrong, fix)
+
+
+def _interrupt_autovacuum(connection: Connection[Any]) -> None:
+    """Wait for the autovacuum of any table until it gives way, which it never does within half a second.
+
+    Neither readers nor writers wait behind this lock, and it keeps the next autovacuum away until the file is done.
+    """
+    tables = connection.execute(
+        """
+        SELECT relname
+        FROM pg_locks
+        JOIN pg_class ON pg_class.oid = relation AND relnamespace = 'public'::regnamespace AND relkind = 'r'
+        JOIN pg_database ON pg_database.oid = database AND datname = current_database()
+        WHERE granted AND mode = 'ShareUpdateExclusiveLock' AND pg_has_role(relowner, 'USAGE')
+        """
+    ).fetchall()
+    connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{AUTOVACUUM_LOCK_TIMEOUT_MS}ms"])
+    for (table,) in tables:  # a VACUUM by hand does not give way, but the file may not need this table
+        with contextlib.suppress(LockNotAvailable), connection.transaction():
+            connection.execute(SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE").format(Identifier(table)))
 
 
 def _apply_alone(connection: Connection[Any], migration: Migration) -> int:
