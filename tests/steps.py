@@ -110,9 +110,7 @@ class Steps:
 
     def look(self) -> Step:
         kind = self.chance.choice(["account", "transfer", "hold", "hold"])
-        over = [id for id, row in self.model.holds.items() if row["status"] == "expired"][
-            -2:
-        ]  # perhaps not in its row
+        over = [id for id, row in self.model.holds.items() if row["status"] == "expired"][-2:]  # perhaps not in its row
         if kind == "hold" and over and self.chance.random() < 0.5:
             return "GET", f"holds/{self.chance.choice(over)}", None
         return "GET", f"{kind}s/{self.name() if kind == 'account' else self.named(kind)}", None
