@@ -85,6 +85,6 @@ def _begin(worker: Worker) -> None:
 
 
 def _close(server: Arbiter, worker: Worker) -> None:
-    if isinstance(worker.wsgi, Application):
+    if hasattr(worker, "wsgi"):  # else it could not be loaded, and gunicorn says why
         worker.wsgi.parts.database.close()
         logs.log.info("stopped", extra={"event": "shutdown"})
