@@ -110,10 +110,6 @@ CHECKS: dict[str, LiteralString] = {
         SELECT account, number, concat('the balance is ', balance, ', the entries make ', before + change)
         FROM chain
         WHERE balance IS DISTINCT FROM before + change
-        UNION ALL
-        SELECT from_account, number, concat('the amount is ', amount)
-        FROM transfer
-        WHERE number > %(since)s AND amount < 1
     """,
     "currencies": """
         WITH entry AS (
@@ -156,9 +152,10 @@ CHECKS: dict[str, LiteralString] = {
         ) AS numbered
         WHERE number <> before + 1
         UNION ALL
-        SELECT NULL, number, concat('the transfer ', id, ' is ', status)
+        SELECT NULL, number, concat('the transfer ', id, ' is ', status, ', its amount is ', amount)
         FROM transfer
-        WHERE (number > %(since)s OR %(since)s = 0) AND (status = 'posted') <> (coalesce(number, 0) > 0)
+        WHERE (number > %(since)s OR %(since)s = 0)
+            AND ((status = 'posted') <> (coalesce(number, 0) > 0) OR amount < 1)
     """,
     "times": """
         SELECT NULL, number, concat('it was posted at ', created_at, ', the one before it at ', before)
