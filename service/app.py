@@ -71,7 +71,7 @@ class Visit:
 
     environ: WSGIEnvironment
     method: str
-    path: str  # as sent, without the query
+    path: str  # as sent
     id: str
     route: str = UNMATCHED
     caller: str = ""
@@ -90,7 +90,7 @@ class Application:
         started_at = time.perf_counter()
         id = wire.request_id(environ.get("HTTP_X_REQUEST_ID"))
         trace_id, span_id = wire.trace_context(environ.get("HTTP_TRACEPARENT"))
-        visit = Visit(environ, environ["REQUEST_METHOD"], environ["RAW_URI"].partition("?")[0], id)
+        visit = Visit(environ, environ["REQUEST_METHOD"], wire.path_of(environ["RAW_URI"]), id)
         ids = {"request_id": id, "trace_id": trace_id, "span_id": span_id}
         logs.context.set({**ids, "db_ms": 0.0, "queue_ms": 0.0})
         with metrics.ACTIVE_REQUESTS.track_inprogress():

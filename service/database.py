@@ -56,8 +56,8 @@ SESSION = """
     SET jit = off
 """
 
-PASSING = {"40001", "40P01", "57P01", "57P02", "57P03", "25006"}  # with class 08, and lost connections, which have none
 LOST = {"57P01", "57P02", "57P03", "25006"}  # the pool's other connections are dead too, or at a demoted primary
+PASSING = LOST | {"40001", "40P01"}  # with class 08, and lost connections, which have no code
 TIMED_OUT = {"57014", "55P03"}  # statement_timeout, lock_timeout
 NOT_LENT = (PoolTimeout, TooManyRequests)
 LOST_KINDS = (psycopg.OperationalError, psycopg.InterfaceError)  # what carries no code otherwise is a fault of the call

@@ -34,7 +34,7 @@ _NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,2})?")  # three 
 class Request:
     """A request that passed the front door: its caller may do this, and its envelope is in order."""
 
-    id: str  # of the request, for its log line and its problems
+    request_id: str  # for its log line and its problems
     caller: str  # the name; empty for a route without a scope
     parameters: Mapping[str, str]  # from the path
     query: Mapping[str, str]
@@ -96,13 +96,22 @@ def timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
+def path_of(target: str) -> str:
+    """The path of a request target as it was sent; of an absolute one (RFC 9112, section 3.2.2) without what is before.
+
+    That may have a user and a password in it, and paths are logged.
+    """
+    path = target.partition("?")[0]
+    if not path.startswith("/") and "://" in path:
+        return "/" + path.partition("://")[2].partition("/")[2]
+    return path
+
+
 def match_path(path: str, templates: Iterable[str]) -> tuple[str, dict[str, str]]:
     """The template that a path fits as it was sent, and its parameters; or Refusal `route-not-found`.
 
     Segments are split before they are decoded, so that an encoded slash can never make another path.
     """
-    if not path.startswith("/") and "://" in path:  # absolute form (RFC 9112, section 3.2.2)
-        path = "/" + path.partition("://")[2].partition("/")[2]
     segments = [_decoded(segment) for segment in path.split("/")]
     for template in templates:
         names = template.split("/")
@@ -144,7 +153,7 @@ def read_body(environ: WSGIEnvironment, limit_bytes: int) -> Any:
     length = environ.get("CONTENT_LENGTH", "")
     if not length or "HTTP_TRANSFER_ENCODING" in environ:
         raise Refusal("length-required", "Send the body with Content-Length.")
-    if not re.fullmatch(r"[0-9]+", length, re.ASCII):
+    if not re.fullmatch(r"[0-9]+", length):
         raise Refusal("bad-request", "Content-Length is not a number.")
     if len(length) > 15 or int(length) > limit_bytes:
         raise Refusal("body-too-large", f"The body may have {limit_bytes} bytes.")

@@ -64,9 +64,10 @@ def test_no_secret_and_no_body_is_printed(service: Live) -> None:
     service.request("PUT", "/v1/accounts/a", {"currency": "EUR", "metadata": {"k": "body-secret"}})
     service.request("GET", "/v1/transfers?after=987654")
     service.request("GET", "/v1/transfers", Authorization="Bearer token-secret")
+    raw(service, b"GET http://me:url-secret@host/v1/transfers HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     service.stop()
     printed = str(service.lines)
-    assert not any(secret in printed for secret in ("body-secret", "987654", "token-secret", live.TOKEN))
+    assert not any(secret in printed for secret in ("body-secret", "987654", "token-secret", "url-secret", live.TOKEN))
     assert "password" not in printed
 
 

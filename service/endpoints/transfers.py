@@ -32,7 +32,7 @@ def post(request: Request, parts: Parts) -> Response:
     outcomes = parts.database.run(
         lambda connection: journal.post(connection, asked, atomic=atomic, caller=request.caller)
     )
-    return json_response(200, {"results": [_result(outcome, request.id) for outcome in outcomes]})
+    return json_response(200, {"results": [_result(outcome, request.request_id) for outcome in outcomes]})
 
 
 def get(request: Request, parts: Parts) -> Response:

@@ -128,24 +128,22 @@ def _lock(connection: Connection, accounts: Sequence[str]) -> Cursor[AccountStat
 
 
 def _write_and_commit(
-    connection: Connection, accounts: Sequence[AccountState], transfers: Sequence[Transfer], holds: Sequence[Hold]
+    connection: Connection, accounts: Sequence[AccountState], new: Sequence[Transfer], changed: Sequence[Hold]
 ) -> list[Record]:
     """Write accounts, new transfers, and new and changed holds; the records as they are written."""
     places = count(1)  # of the posted ones; the journal's last number is added to them where it is known
-    rows = [
-        {**vars(transfer), "number": next(places) if transfer.status == "posted" else None} for transfer in transfers
-    ]
+    rows = [{**vars(transfer), "number": next(places) if transfer.status == "posted" else None} for transfer in new]
     taken = connection.execute_and_commit(
         # Most postings are without holds: they are spared the planning of these statements.
-        _WRITE_TRANSFERS + (_WRITE_HOLDS if holds else "") + "COMMIT",
+        _WRITE_TRANSFERS + (_WRITE_HOLDS if changed else "") + "COMMIT",
         {
             "ids": [account.id for account in accounts],
             "balances": [account.balance for account in accounts],
             "helds": [account.held for account in accounts],
             "posted": next(places) - 1,
             "transfers": json.dumps(rows),
-            "placed": json.dumps([vars(hold) for hold in holds if not hold.created_at], default=str),
-            "resolved": json.dumps([vars(hold) for hold in holds if hold.created_at], default=str),
+            "placed": json.dumps([vars(hold) for hold in changed if not hold.created_at], default=str),
+            "resolved": json.dumps([vars(hold) for hold in changed if hold.created_at], default=str),
         },
     )
     if taken is None:
@@ -154,11 +152,11 @@ def _write_and_commit(
     return [
         *(
             replace(transfer, number=row["number"] and before + row["number"], created_at=now)
-            for transfer, row in zip(transfers, rows, strict=True)
+            for transfer, row in zip(new, rows, strict=True)
         ),
         *(
             replace(hold, created_at=hold.created_at or now, resolved_at=now if hold.status != "open" else None)
-            for hold in holds
+            for hold in changed
         ),
     ]
 
