@@ -1,6 +1,7 @@
 """The journal: where transfers and holds are posted.
 
-A posting takes two round trips, whatever the number of its transfers, and one more when a hold or transfer is named.
+A posting takes two round trips, whatever the number of its transfers: one more when a hold or transfer is named, and
+two more for each time that holds of its accounts are written off.
 Every posting takes its locks in one order, accounts by id and then the journal row, and writes ids only under the
 journal row's lock: no two wait for each other. The journal row is held from its statement to the COMMIT behind it in
 one message, and never across a round trip. That makes its numbers appear in commit order, without gaps.
