@@ -100,12 +100,16 @@ def test_no_database_is_exit_code_6(database: Database, url: str, capsys: pytest
     assert "hunter2" not in json.dumps(lines)
 
 
+def restricted(database: Database) -> str:
+    """The service's login and no more than its role, also where the login is a superuser's."""
+    return make_conninfo(database.urls.service, options="-c role=ledger_service")
+
+
 def test_a_login_without_the_owners_rights_is_exit_code_6(database: Database) -> None:
     """It is told so, and nothing is made."""
     database.write(PEOPLE)
     before = database.everything()
-    restricted = make_conninfo(database.urls.service, options="-c role=ledger_service")
-    code, [line] = database.run("up", MIGRATE_DATABASE_URL=restricted)
+    code, [line] = database.run("up", MIGRATE_DATABASE_URL=restricted(database))
     assert (code, "permission denied" in line["message"]) == (6, True)
     assert database.everything() == before
 
@@ -116,7 +120,7 @@ def test_a_database_that_is_not_the_ledgers_is_exit_code_6(each: Database, capsy
     each.up()
     told = []
     for change, url, commands in (
-        ("REVOKE USAGE ON SCHEMA public FROM PUBLIC", each.urls.service, ("up", "verify", "status")),
+        ("REVOKE USAGE ON SCHEMA public FROM PUBLIC", restricted(each), ("up", "verify", "status")),
         ("DROP SCHEMA public CASCADE", each.urls.owner, ("up", "verify")),
         ("CREATE SCHEMA public; CREATE TABLE schema_migration (version text)", each.urls.owner, ("up",)),
     ):
