@@ -23,9 +23,9 @@ def get(connection: Connection, id: str) -> Hold | None:
     A capture on its way may have a time before: closing the hold's last moment waits for it, and bars all others.
     """
     with connection.pipeline():
-        clock = connection.execute("SELECT greatest(clock_timestamp(), last_at) FROM journal")
+        clock = due(connection, [])
         found = read(connection, [id])
-    (now,) = clock.fetchone() or (None,)
+    [(now, _)] = clock
     hold = found.fetchone()
     if hold is None or hold.status != "open" or hold.expires_at is None or hold.expires_at > now:
         return hold
