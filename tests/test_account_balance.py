@@ -42,6 +42,7 @@ def test_after_a_number(client: Client, number: int, balance: int) -> None:
     assert reply.json == {"account": "a", "balance": balance, "number": number, "at": None}
 
 
+@pytest.mark.promise(38)
 @pytest.mark.parametrize(
     ("microseconds", "number", "balance"),
     [(-1, 0, 0), (0, 1, 100), (9_999_999, 1, 100), (10_000_000, 3, 75), (20_000_000, 4, 75), (29_999_999, 4, 75)],
@@ -63,6 +64,7 @@ def test_before_everything(client: Client) -> None:
 
 
 class TestAMomentThatWasAskedForIsClosed:
+    @pytest.mark.promise(38)
     def test_a_later_transfer_gets_a_later_time(self, client: Client, clock: Clock) -> None:
         """Even if the clock still stands at that moment, or was set back before it."""
         asked = START + 30 * SECOND
@@ -75,6 +77,7 @@ class TestAMomentThatWasAskedForIsClosed:
         clock.stop(asked + SECOND)
         assert at(client, asked + timedelta(microseconds=1)) == (5, 0)
 
+    @pytest.mark.promise(38)
     def test_the_same_answer_for_ever(self, client: Client, clock: Clock) -> None:
         """Every moment of the past gives the same after more transfers."""
         moments = [START + n * SECOND for n in (-1, 0, 5, 10, 15, 20, 29)]

@@ -25,6 +25,7 @@ def test_an_account_that_was_never_changed_has_none(client: Client) -> None:
     assert client.get("/v1/accounts/a/changes").json == {"changes": [], "next": None}
 
 
+@pytest.mark.promise(36)
 def test_tells_who_changed_what(client: Client) -> None:
     """The changed members alone, as they were and as they became, oldest first."""
     client.change("a", min_balance=-10, status="open")
@@ -41,6 +42,7 @@ def test_tells_who_changed_what(client: Client) -> None:
     assert [change["changed_at"] for change in page] == sorted(change["changed_at"] for change in page)
 
 
+@pytest.mark.promise(36)
 def test_a_refused_change_is_none(client: Client, nothing_changes: Unchanged) -> None:
     """What was not changed is not recorded."""
     with nothing_changes():

@@ -18,6 +18,7 @@ def statement(client: Client) -> None:
     client.move("last", "a", "world", 75)
 
 
+@pytest.mark.promise(11)
 def test_shows_signed_amounts_and_balances(client: Client) -> None:
     """Money in is positive, money out negative, and each balance follows from the one before."""
     page = client.get("/v1/accounts/a/entries").json

@@ -196,6 +196,7 @@ CORRUPTIONS: dict[str, tuple[str, Found]] = {
 }
 
 
+@pytest.mark.promise(12)
 @pytest.mark.parametrize(("corruption", "expected"), CORRUPTIONS.values(), ids=CORRUPTIONS.keys())
 def test_finds_a_corruption(editor: psycopg.Connection[Any], corruption: str, expected: Found) -> None:
     """Whatever is changed by hand behind the service shows, with its account and number, and nothing else does."""

@@ -30,12 +30,14 @@ def test_a_caller_needs_the_scope(with_callers: Application, nothing_changes: Un
     assert Client(with_callers, "old").get("/v1/transfers").json["scope"] == "read"
 
 
+@pytest.mark.promise(22)
 @pytest.mark.parametrize("token", ["old", "new"])
 def test_several_tokens_live_side_by_side(with_callers: Application, token: str) -> None:
     """A token can be replaced without a moment in which none works."""
     assert Client(with_callers, token).put("/v1/accounts/a", {"currency": "EUR"}).json["created_by"] == "writer"
 
 
+@pytest.mark.promise(23)
 def test_every_row_says_who_made_it(with_callers: Application, client: Client) -> None:
     """created_by is the first writer; a replay by another caller does not change it."""
     Client(with_callers, "old").open("a", "b", min_balance=None)

@@ -44,6 +44,7 @@ class TestPosted:
         }
         assert (client.amounts("a"), client.amounts("b")) == ((70, 0, 70), (30, 0, 30))
 
+    @pytest.mark.promise(29)
     @pytest.mark.parametrize("amount", [1, 29, 30])
     def test_frees_the_rest(self, client: Client, amount: int) -> None:
         """What is not captured is available in the same commit; the hold holds nothing any more."""
@@ -66,6 +67,7 @@ class TestPosted:
         (entry,) = client.get("/v1/accounts/b/entries").json["entries"]
         assert (entry["transfer"], entry["amount"], entry["balance"]) == ("c", 30, 30)
 
+    @pytest.mark.promise(33)
     @pytest.mark.parametrize("account", ["a", "b"])
     def test_goes_on_while_an_account_is_frozen(self, client: Client, account: str) -> None:
         """The hold was decided before the account was frozen."""
@@ -87,6 +89,7 @@ class TestPosted:
 
 
 class TestDeclined:
+    @pytest.mark.promise(29)
     def test_once_only(self, client: Client) -> None:
         """A hold is captured once, even if the first capture left something of it."""
         client.capture("c1", "h", amount=10)
@@ -94,6 +97,7 @@ class TestDeclined:
         assert (reply.status, reply.slug) == (422, "hold-not-open")
         assert client.amounts("a") == (90, 0, 90)
 
+    @pytest.mark.promise(29)
     def test_never_more_than_is_held(self, client: Client) -> None:
         """However much the account has; the hold stays open for a capture under another id."""
         reply = client.capture("c1", "h", amount=31)
@@ -121,6 +125,7 @@ class TestDeclined:
         client.hold("big", "a", "b", 1000)
         assert client.capture("c", "big").slug == "hold-not-open"
 
+    @pytest.mark.promise(34)
     def test_a_closed_account(self, client: Client) -> None:
         """A closed account receives nothing; the hold for it stays open and can be released."""
         client.change("b", status="closed")

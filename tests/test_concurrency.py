@@ -91,6 +91,7 @@ def test_batches_cross_many_accounts(client: Client) -> None:
     assert [client.balance(id) for id in "abcd"] == [0, 0, 0, 0]
 
 
+@pytest.mark.promise(6)
 def test_one_id_from_all_threads_has_one_effect(client: Client) -> None:
     """One caller is told 201, all others 200, with the same transfer."""
     replies = together(lambda thread: [client.move(f"t{n}", "a", "b", 1) for n in range(20)])
@@ -99,6 +100,7 @@ def test_one_id_from_all_threads_has_one_effect(client: Client) -> None:
     assert len({reply.body for reply in replies}) == 20
 
 
+@pytest.mark.promise(6)
 def test_one_id_with_other_accounts_has_one_effect(client: Client) -> None:
     """Requests that share no lock still share the id: one is posted, the others conflict."""
     pairs = [("a", "b"), ("c", "d"), ("b", "a"), ("d", "c")]
@@ -119,6 +121,7 @@ def test_ids_in_opposite_orders_do_not_block_each_other(client: Client) -> None:
     assert (results.count(201), set(results)) == (100, {200, 201, 409})
 
 
+@pytest.mark.promise(7)
 def test_the_floor_holds_under_a_rush(client: Client) -> None:
     """Of many transfers that the account can pay once, exactly as many are posted as it can pay."""
     client.move("fund", "a", "poor", 10)
@@ -127,6 +130,7 @@ def test_the_floor_holds_under_a_rush(client: Client) -> None:
     assert client.balance("poor") == 1
 
 
+@pytest.mark.promise(10)
 def test_the_feed_never_skips(client: Client) -> None:
     """A reader that follows the feed while others post sees every number, in order, without a gap."""
     seen: list[int] = []

@@ -36,6 +36,7 @@ def test_frees_what_was_set_aside(client: Client, due: str, clock: Clock) -> Non
     assert client.amounts("a") == (100, 0, 100)
 
 
+@pytest.mark.promise(30)
 @pytest.mark.usefixtures("due")
 def test_a_repeat_answers_the_same(client: Client, nothing_changes: Unchanged) -> None:
     """Released is released: the second answer is the first one, and frees nothing more."""
@@ -55,6 +56,7 @@ def test_a_released_hold_stays_released(client: Client, due: str, clock: Clock) 
     assert client.get("/v1/holds/h").json["status"] == "released"
 
 
+@pytest.mark.promise(30)
 @pytest.mark.parametrize("late", [0, 1])
 def test_an_expired_hold_is_answered_as_expired(client: Client, due: str, clock: Clock, late: int) -> None:
     """Whoever wants it released has what they want: nothing is set aside since its moment."""
@@ -78,6 +80,7 @@ def test_a_microsecond_before_its_time_it_is_released(client: Client, due: str, 
     assert client.release("h").json["status"] == "released"
 
 
+@pytest.mark.promise(30)
 @pytest.mark.usefixtures("due")
 def test_a_captured_hold_is_refused(client: Client, nothing_changes: Unchanged) -> None:
     """The money has moved: that is given back by a reversal."""
@@ -102,6 +105,7 @@ def test_what_is_not_there_is_not_found(client: Client, nothing_changes: Unchang
     assert (reply.status, reply.slug) == (404, "not-found")
 
 
+@pytest.mark.promise(33)
 @pytest.mark.usefixtures("due")
 @pytest.mark.parametrize("account", ["a", "b"])
 def test_goes_on_while_an_account_is_frozen(client: Client, account: str) -> None:

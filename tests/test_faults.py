@@ -57,6 +57,7 @@ def terminate_the_waiting(connection: psycopg.Connection[Any]) -> bool:
 
 
 class TestTheAnswerToCommitIsLost:
+    @pytest.mark.promise(13)
     def test_the_same_is_done_again_and_moves_nothing_twice(self, wired: Client, proxy: Proxy) -> None:
         """The service repeats the request on a fresh connection and finds it done."""
         wired.get("/v1/transfers")
@@ -77,6 +78,7 @@ class TestTheAnswerToCommitIsLost:
         assert wired.move("t", "a", "b", 5).status == 200
         assert wired.balance("b") == 5
 
+    @pytest.mark.promise(13)
     def test_lost_every_time_it_is_unknown(self, wired: Client, proxy: Proxy) -> None:
         """Three lost answers end in 503 `unknown`; the money moved once."""
         lose_the_answer(proxy, times=3)
@@ -92,6 +94,7 @@ class TestTheAnswerToCommitIsLost:
         lose_the_answer(proxy, times=1)
         assert wired.put("/v1/accounts/new", {"currency": "EUR"}).status == 200
 
+    @pytest.mark.promise(40)
     def test_holds_captures_reversals_and_changes_are_made_once(self, wired: Client, proxy: Proxy) -> None:
         """Each other write is as safe to repeat."""
         writes: list[Callable[[], Reply]] = [
@@ -132,6 +135,7 @@ def test_a_dead_connection_in_the_pool_is_not_noticed_by_callers(wired: Client, 
     assert wired.move("t", "a", "b", 5).status == 201
 
 
+@pytest.mark.promise(14)
 def test_a_database_that_is_away_is_said_so_and_comes_back(
     wired: Client, proxy: Proxy, nothing_changes: Unchanged
 ) -> None:
@@ -262,6 +266,7 @@ def test_a_server_that_is_stuck_is_not_ready(wired: Client, proxy: Proxy, monkey
     assert wired.get("/ready").status == 200
 
 
+@pytest.mark.promise(14)
 def test_a_lock_that_is_held_too_long_is_given_up(
     client: Client, owner: psycopg.Connection[Any], nothing_changes: Unchanged
 ) -> None:
@@ -296,6 +301,7 @@ def test_a_database_that_takes_no_writes_is_unavailable(
 class TestTheRulesAreBroken:
     """Builds broken on purpose: the database still refuses what must not be."""
 
+    @pytest.mark.promise(7)
     def test_the_floor_holds_without_the_rules(
         self, client: Client, monkeypatch: pytest.MonkeyPatch, nothing_changes: Unchanged
     ) -> None:
@@ -340,6 +346,7 @@ class TestTheRulesAreBroken:
             reply = client.hold("h", "a", "b", 5)
         assert (reply.slug, reply.json["outcome"]) == ("database-unavailable", "not_applied")
 
+    @pytest.mark.promise(26)
     def test_the_floor_holds_for_holds_without_the_rules(
         self, client: Client, monkeypatch: pytest.MonkeyPatch, nothing_changes: Unchanged
     ) -> None:
@@ -350,6 +357,7 @@ class TestTheRulesAreBroken:
             reply = client.hold("h", "a", "b", 1)
         assert (reply.status, reply.slug) == (422, "insufficient-funds")
 
+    @pytest.mark.promise(26)
     def test_what_is_held_cannot_be_spent_without_the_rules(
         self, client: Client, monkeypatch: pytest.MonkeyPatch, nothing_changes: Unchanged
     ) -> None:
@@ -363,6 +371,7 @@ class TestTheRulesAreBroken:
             reply = client.move("t", "a", "b", 5)
         assert (reply.status, reply.slug) == (422, "insufficient-funds")
 
+    @pytest.mark.promise(29)
     def test_a_hold_is_captured_once_without_the_look(
         self, client: Client, monkeypatch: pytest.MonkeyPatch, nothing_changes: Unchanged
     ) -> None:
@@ -398,6 +407,7 @@ class TestTheRulesAreBroken:
             owner.execute("UPDATE account SET min_balance = -4 WHERE id = 'a'")
 
 
+@pytest.mark.promise(1)
 def test_another_tag_than_commit_is_no_success(application: Any) -> None:
     """A transaction that ended in ROLLBACK without an error is an error."""
 
@@ -435,6 +445,7 @@ class TestTooMuchInFlight:
         built.parts.database.close()
         assert (reply.status, reply.slug, reply.json["outcome"]) == (503, "overloaded", "not_applied")
 
+    @pytest.mark.promise(15)
     def test_the_door_sheds_and_still_answers_probes(self, client: Client) -> None:
         """With every place taken, callers get 503 at once; health, readiness and metrics go on."""
         places = client.application._places

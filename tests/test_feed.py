@@ -15,6 +15,7 @@ def seven_transfers(client: Client) -> None:
     client.batch(*(item(f"t{n}", "world", "a", n) for n in range(4, 8)))
 
 
+@pytest.mark.promise(10)
 def test_reads_posted_transfers_in_order(client: Client) -> None:
     """Numbers run without gaps, and declined transfers are not among them."""
     page = client.get("/v1/transfers").json

@@ -243,6 +243,7 @@ def test_a_body_that_is_too_large_is_not_read(client: Client) -> None:
     assert client.post("/v1/transfers", raw=b"x", environ=environ).slug == "body-too-large"
 
 
+@pytest.mark.promise(16)
 @pytest.mark.parametrize(
     "raw",
     [
@@ -289,6 +290,7 @@ def test_refuses_text_that_no_database_should_hold(client: Client, template: str
     assert any(error["pointer"].startswith("/metadata/") for error in reply.json["errors"])
 
 
+@pytest.mark.promise(18)
 def test_no_answer_repeats_much_of_the_input(client: Client) -> None:
     """At most 64 characters of anything sent come back, and nothing of a token."""
     reply = client.put("/v1/transfers/t", {"x" * 1000: 1})
@@ -299,6 +301,7 @@ def test_no_answer_repeats_much_of_the_input(client: Client) -> None:
     assert b"secret-of-mine" not in reply.body
 
 
+@pytest.mark.promise(19)
 def test_every_answer_carries_the_request_id(client: Client) -> None:
     """A good id of the caller is taken over; any other is replaced."""
     assert client.get("/health", environ={"HTTP_X_REQUEST_ID": "abc-1.2_X"}).headers["X-Request-Id"] == "abc-1.2_X"

@@ -43,6 +43,7 @@ def test_shows_why_it_was_declined(client: Client) -> None:
     assert (hold["account"], hold["available"], hold["resolved_at"]) == ("poor", 0, hold["created_at"])
 
 
+@pytest.mark.promise(27)
 def test_is_expired_from_its_moment_on(client: Client, clock: Clock, owner: psycopg.Connection[Any]) -> None:
     """A microsecond before it is open; from the moment on it is expired since then, whatever its row still says."""
     due = clock.stop() + timedelta(hours=1)
@@ -75,6 +76,7 @@ class TestWhatIsDue:
         client.hold("long", "a", "b", 7, expires_at=timestamp(now + timedelta(seconds=3601, microseconds=1)))
         clock.turn(seconds=1, microseconds=1)
 
+    @pytest.mark.promise(27)
     def test_is_not_held_in_any_read(self, client: Client) -> None:
         """GET and list, and the repeated opening, show what is held now."""
         (listed, _) = client.get("/v1/accounts").json["accounts"]
@@ -82,6 +84,7 @@ class TestWhatIsDue:
         assert client.amounts("a") == (0, 7, -7)
         assert [account["held"] for account in (listed, opened)] == [7, 7]
 
+    @pytest.mark.promise(27)
     @pytest.mark.parametrize("way", ["out", "in", "declined", "hold"])
     def test_the_next_posting_on_the_account_releases_it(
         self, client: Client, owner: psycopg.Connection[Any], way: str
@@ -107,6 +110,7 @@ class TestWhatIsDue:
         assert owner.execute("SELECT status FROM hold WHERE id = 'short'").fetchone() == ("open",)
         assert client.get("/v1/holds/short").json["status"] == "expired"
 
+    @pytest.mark.promise(27)
     def test_what_it_held_can_be_spent_at_once(self, client: Client, clock: Clock) -> None:
         """The money is free for the posting that finds the hold due, and not a microsecond earlier."""
         client.open("world", min_balance=None)

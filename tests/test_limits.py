@@ -61,6 +61,7 @@ CASES: list[tuple[str, Callable[[Client, int], int]]] = [
 ]
 
 
+@pytest.mark.promise(20)
 @pytest.mark.parametrize(("name", "send"), CASES, ids=[name for name, _ in CASES])
 def test_the_limit_holds_at_its_number(client: Client, name: str, send: Callable[[Client, int], int]) -> None:
     """The limit itself passes, one more does not."""

@@ -107,6 +107,7 @@ def machine(client: Client, owner: psycopg.Connection[Any]) -> type[Machine]:
     return type("Connected", (Machine,), {"client": client, "owner": owner, "told": Counter()})
 
 
+@pytest.mark.promise(12)
 def test_the_service_does_what_the_model_does(machine: type[Machine]) -> None:
     """Random steps, every member of every answer compared, the books read after each run."""
     run_state_machine_as_test(machine, settings=SETTINGS)

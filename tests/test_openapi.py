@@ -89,6 +89,7 @@ def test_every_answer_has_the_headers_of_its_status() -> None:
         assert ("x-problems" in response) == ("application/problem+json" in response["content"])
 
 
+@pytest.mark.promise(21)
 def test_the_operations_are_the_route_table() -> None:
     """Method, path, scope, query parameters and whether there is a body are the same in document and code."""
     assert {(route.method, route.path, route.scope, route.query, route.body_bytes > 0) for route in ROUTES} == {
@@ -186,6 +187,7 @@ def test_every_example_fits() -> None:
                 check(method=method, path=path, status=status, headers=headers, body=media["example"])
 
 
+@pytest.mark.promise(21)
 @pytest.mark.parametrize(
     ("answer", "fault"),
     [

@@ -51,6 +51,7 @@ def test_needs_the_scope_admin(client: Client, nothing_changes: Unchanged, scope
     assert (reply.status, reply.slug, reply.json["scope"]) == (403, "forbidden", "admin")
 
 
+@pytest.mark.promise(36)
 @pytest.mark.parametrize("members", [{"status": "open"}, {"min_balance": 0, "metadata": {"team": "x", "plan": "free"}}])
 def test_what_is_so_already_is_no_change(client: Client, nothing_changes: Unchanged, members: dict[str, Any]) -> None:
     """A repeat is answered with the account, and nothing is recorded."""
@@ -72,6 +73,7 @@ class TestFloor:
         assert client.move("t1", "b", "a", 10).status == 201
         assert client.move("t2", "b", "a", 1).slug == "insufficient-funds"
 
+    @pytest.mark.promise(35)
     def test_is_never_above_what_is_available(self, client: Client, nothing_changes: Unchanged) -> None:
         """What a hold has set aside does not count, and a refused change changes none of its members."""
         client.hold("h", "a", "b", 30)
@@ -102,6 +104,7 @@ class TestFloor:
 
 
 class TestStatus:
+    @pytest.mark.promise(33)
     def test_frozen_is_left_out_of_everything_new(self, client: Client) -> None:
         """No transfer and no hold, neither out nor in, until it is open again."""
         client.change("a", status="frozen")
@@ -111,6 +114,7 @@ class TestStatus:
         client.change("a", status="open")
         assert client.move("t3", "a", "b", 1).status == 201
 
+    @pytest.mark.promise(34)
     def test_closed_is_left_out_of_everything(self, client: Client) -> None:
         """No transfer, no hold, no reversal."""
         client.move("t", "a", "world", 100)
@@ -118,6 +122,7 @@ class TestStatus:
         replies = [client.move("t1", "world", "a", 1), client.hold("h1", "world", "a", 1), client.reverse("r1", "t")]
         assert [(reply.slug, reply.json["account"]) for reply in replies] == [("account-closed", "a")] * 3
 
+    @pytest.mark.promise(34)
     def test_an_account_with_money_cannot_be_closed(self, client: Client, nothing_changes: Unchanged) -> None:
         """Only balance 0 can be closed, above or below, and no other member is changed with it."""
         for id in ("a", "world"):
@@ -125,6 +130,7 @@ class TestStatus:
                 reply = client.change(id, status="closed", metadata={"gone": "yes"})
             assert (reply.status, reply.slug, reply.json["account"]) == (422, "account-not-empty", id)
 
+    @pytest.mark.promise(34)
     def test_an_account_with_a_hold_cannot_be_closed(self, client: Client, nothing_changes: Unchanged) -> None:
         """Also at balance 0 something may still be set aside."""
         client.change("b", min_balance=-10)
@@ -161,6 +167,7 @@ class TestStatus:
 
 
 class TestOpenedBefore:
+    @pytest.mark.promise(37)
     def test_the_opening_can_still_be_repeated(self, client: Client, nothing_changes: Unchanged) -> None:
         """PUT compares with what the account was opened with, and answers how it stands now."""
         client.change("a", min_balance=-7, metadata={})

@@ -16,6 +16,7 @@ def accounts(client: Client) -> None:
     client.move("fund", "world", "a", 100)
 
 
+@pytest.mark.promise(9)
 def test_each_item_has_its_result_in_order(client: Client) -> None:
     """Posted, declined, unknown and conflicting items stand side by side."""
     reply = client.batch(
@@ -34,6 +35,7 @@ def test_each_item_has_its_result_in_order(client: Client) -> None:
     assert (client.balance("a"), client.balance("b")) == (50, 50)
 
 
+@pytest.mark.promise(9)
 def test_an_item_sees_what_the_ones_before_it_did(client: Client) -> None:
     """Money that comes in with one item can go out with the next."""
     reply = client.batch(item("t1", "a", "b", 100), item("t2", "b", "a", 100), item("t3", "a", "b", 100), atomic=True)
@@ -53,12 +55,14 @@ def test_an_id_that_stands_twice_with_other_content_conflicts(client: Client) ->
     assert (second["status"], second["problem"]["differs"]) == (409, ["amount"])
 
 
+@pytest.mark.promise(8)
 def test_an_atomic_batch_posts_everything(client: Client) -> None:
     """All items of a good atomic batch are posted, with numbers in their order."""
     reply = client.batch(*(item(f"t{n}", "a", "b", n) for n in range(1, 11)), atomic=True)
     assert [result["transfer"]["number"] for result in reply.json["results"]] == list(range(2, 12))
 
 
+@pytest.mark.promise(8)
 @pytest.mark.parametrize(
     ("bad", "reason", "members"),
     [

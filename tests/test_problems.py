@@ -104,6 +104,7 @@ def _without_scopes(client: Client) -> Client:
     return Client(application)
 
 
+@pytest.mark.promise(25)
 @pytest.mark.parametrize("slug", PROBLEMS)
 def test_a_problem_is_answered(
     client: Client, owner: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch, slug: str
@@ -133,6 +134,7 @@ def test_there_is_no_page_for_another_slug(client: Client) -> None:
     assert client.get("/problems/unheard-of").slug == "not-found"
 
 
+@pytest.mark.promise(25)
 def test_every_problem_has_a_trigger_here() -> None:
     """A new slug needs a way to cause it."""
     assert TRIGGERS.keys() == PROBLEMS.keys()

@@ -41,6 +41,7 @@ def test_the_same_again_shows_the_balance_of_now(client: Client) -> None:
     assert client.put("/v1/accounts/a", {"currency": "EUR"}).json["balance"] == 5
 
 
+@pytest.mark.promise(3)
 @pytest.mark.parametrize(
     ("body", "differs"),
     [

@@ -64,6 +64,7 @@ class TestPlaced:
         """A transfer's id says nothing about a hold's."""
         assert client.hold("fund", "a", "b", 1).status == 201
 
+    @pytest.mark.promise(26)
     def test_counts_against_the_floor_of_transfers(self, client: Client) -> None:
         """What is set aside cannot be spent: neither by a transfer of its own nor in a batch."""
         client.hold("h", "a", "b", 30)
@@ -87,6 +88,7 @@ class TestPlaced:
 
 
 class TestDeclined:
+    @pytest.mark.promise(26)
     def test_too_little_available(self, client: Client) -> None:
         """Holds that are open count, for the next hold as for a transfer."""
         client.hold("h1", "a", "b", 60)
@@ -111,6 +113,7 @@ class TestDeclined:
         reply = client.hold("h", "a", "b", 1)
         assert (reply.status, reply.slug, reply.json["account"]) == (422, f"account-{status}", account)
 
+    @pytest.mark.promise(28)
     @pytest.mark.parametrize("late", [0, 1, 10**9])
     def test_it_came_too_late(self, client: Client, clock: Clock, late: int) -> None:
         """A hold that arrives at its own expires_at, or after it, is declined for that first of all, and remembered."""
@@ -130,6 +133,7 @@ class TestDeclined:
         due = timestamp(clock.stop() + timedelta(microseconds=1))
         assert client.hold("h", "a", "b", 1, expires_at=due).status == 201
 
+    @pytest.mark.promise(39)
     def test_available_beyond_exact_numbers(self, client: Client) -> None:
         """Balance less held stays within plus and minus 2^53-1, though no floor holds it."""
         assert client.hold("h1", "world", "b", 2**53 - 1 - 100).status == 201
@@ -138,6 +142,7 @@ class TestDeclined:
         assert (reply.slug, reply.json["account"]) == ("balance-out-of-range", "world")
         assert client.move("t", "world", "b", 1).slug == "balance-out-of-range"
 
+    @pytest.mark.promise(39)
     def test_held_beyond_exact_numbers(self, client: Client) -> None:
         """`held` stays within 2^53-1 also where the balance would allow for more."""
         client.open("rich", min_balance=None)

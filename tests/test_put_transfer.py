@@ -83,6 +83,7 @@ class TestDeclined:
         reply = client.move("t", "a", "b", 1)
         assert (reply.status, reply.slug, reply.json["account"]) == (422, f"account-{status}", account)
 
+    @pytest.mark.promise(39)
     def test_a_balance_beyond_exact_numbers(self, client: Client) -> None:
         """Balances stay within plus and minus 2^53-1, on either side."""
         client.open("rich", "sink", min_balance=None)
@@ -91,6 +92,7 @@ class TestDeclined:
         assert client.move("t3", "sink", "rich", 100).status == 201
         assert client.move("t4", "sink", "rich", 1).json["account"] == "rich"
 
+    @pytest.mark.promise(4)
     def test_is_remembered_for_ever(self, client: Client, nothing_changes: Unchanged) -> None:
         """A declined id stays declined with the same words, however much money comes in later."""
         first = client.move("t", "a", "b", 101)
@@ -107,6 +109,7 @@ class TestDeclined:
 
 @pytest.mark.usefixtures("accounts")
 class TestRefused:
+    @pytest.mark.promise(5)
     @pytest.mark.parametrize(("source", "target"), [("a", "nobody"), ("nobody", "a")])
     def test_an_unknown_account_is_not_remembered(
         self, client: Client, nothing_changes: Unchanged, source: str, target: str
@@ -130,6 +133,7 @@ class TestRefused:
         with nothing_changes():
             assert client.move("t", "a", "a", 1).json["errors"][0]["pointer"] == "/to"
 
+    @pytest.mark.promise(17)
     def test_all_faults_are_named_at_once(self, client: Client, nothing_changes: Unchanged) -> None:
         """Whoever mends a request learns everything in one go."""
         with nothing_changes():

@@ -248,6 +248,7 @@ def test_a_build_that_posts_on_what_an_account_was_is_found(
     empty(owner)
 
 
+@pytest.mark.promise(41)
 def test_a_hold_that_ends_ends_once(client: Client) -> None:
     """Captured, released or expired: the first end that anybody is told is the only one that is ever told."""
     ends: dict[str, set[str]] = {}
@@ -279,6 +280,7 @@ def test_a_hold_that_ends_ends_once(client: Client) -> None:
     assert client.amounts("a")[1] == 0
 
 
+@pytest.mark.promise(41)
 @pytest.mark.parametrize("end", [lambda client: client.capture("c", "h"), lambda client: client.release("h")])
 def test_a_hold_that_was_told_expired_stays_expired(
     client: Client, clock: Clock, monkeypatch: pytest.MonkeyPatch, end: Callable[[Client], Reply]
@@ -329,6 +331,7 @@ def look_while_captured(client: Client, owner: psycopg.Connection[Any], clock: C
     assert seen[0].json["status"] == "captured"
 
 
+@pytest.mark.promise(41)
 def test_who_looks_while_a_hold_is_captured_waits_for_it(
     client: Client, owner: psycopg.Connection[Any], clock: Clock, urls: Urls
 ) -> None:

@@ -20,6 +20,7 @@ def accounts(client: Client) -> None:
     client.move("t", "a", "b", 10, metadata={"k": "v"})
 
 
+@pytest.mark.promise(2)
 def test_the_same_body_gives_the_first_result(client: Client, nothing_changes: Unchanged) -> None:
     """A repeated transfer answers 200 with the balances of the first time, and moves nothing."""
     first = client.get("/v1/transfers/t").json
@@ -29,6 +30,7 @@ def test_the_same_body_gives_the_first_result(client: Client, nothing_changes: U
     assert (again.status, again.json) == (200, first)
 
 
+@pytest.mark.promise(3)
 @pytest.mark.parametrize(
     ("change", "differs"),
     [
@@ -72,6 +74,7 @@ def test_accounts_and_transfers_do_not_share_ids(client: Client) -> None:
 class TestHolds:
     BODY: ClassVar = {"from": "a", "to": "b", "amount": 10, "currency": "EUR", "expires_at": "2126-12-01T00:00:00Z"}
 
+    @pytest.mark.promise(32)
     @pytest.mark.parametrize("end", ["open", "released", "captured"])
     def test_the_same_body_answers_the_hold_of_now(self, client: Client, nothing_changes: Unchanged, end: str) -> None:
         """A late repeat sets nothing aside again: it tells what became of the hold."""
@@ -136,6 +139,7 @@ class TestCapturesAndReversals:
             return lambda **more: client.capture("x", "h", **more)
         return lambda **more: client.reverse("x", "t", **more)
 
+    @pytest.mark.promise(32)
     @pytest.mark.parametrize("more", [{}, {"amount": 10}, {"amount": 4, "metadata": {"k": "v"}}])
     def test_the_same_body_gives_the_first_result(
         self, ask: Callable[..., Reply], nothing_changes: Unchanged, more: dict[str, Any]
@@ -146,6 +150,7 @@ class TestCapturesAndReversals:
             again = ask(**more)
         assert (first.status, again.status, again.json) == (201, 200, first.json)
 
+    @pytest.mark.promise(32)
     @pytest.mark.parametrize(("first", "second"), [({}, {"amount": 10}), ({"amount": 10}, {}), ({}, {"amount": 9})])
     def test_no_amount_is_not_the_amount_that_it_was(
         self, ask: Callable[..., Reply], nothing_changes: Unchanged, first: dict[str, Any], second: dict[str, Any]
@@ -187,6 +192,7 @@ class TestCapturesAndReversals:
         assert client.capture("t", "h", amount=10, metadata={"k": "v"}).json["differs"] == ["captures"]
         assert client.reverse("t", "fund", amount=10, metadata={"k": "v"}).json["differs"] == ["reverses"]
 
+    @pytest.mark.promise(32)
     def test_what_was_declined_stays_declined(self, client: Client, nothing_changes: Unchanged) -> None:
         """Word for word, with and without an amount, though the original grew nothing but its money came."""
         client.hold("h", "a", "b", 10)

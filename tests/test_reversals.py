@@ -47,6 +47,7 @@ class TestPosted:
         client.reverse("r", "t")
         assert client.get("/v1/transfers/t").json == before
 
+    @pytest.mark.promise(31)
     def test_in_parts(self, client: Client) -> None:
         """Parts add up; without an amount the last one takes what is left."""
         assert client.reverse("r1", "t", amount=10).status == 201
@@ -70,6 +71,7 @@ class TestPosted:
         assert client.get("/v1/holds/h").json["status"] == "captured"
         assert client.amounts("a") == (70, 0, 70)
 
+    @pytest.mark.promise(33)
     @pytest.mark.parametrize("account", ["a", "b"])
     def test_goes_on_while_an_account_is_frozen(self, client: Client, account: str) -> None:
         """The transfer was decided before the account was frozen."""
@@ -79,6 +81,7 @@ class TestPosted:
 
 
 class TestDeclined:
+    @pytest.mark.promise(31)
     @pytest.mark.parametrize(("given", "asked", "left"), [(0, 31, 30), (10, 21, 20), (30, 1, 0)])
     def test_never_more_than_was_moved(self, client: Client, given: int, asked: int, left: int) -> None:
         """The sum of the reversals stays within the original, and the answer says what is left."""
@@ -95,6 +98,7 @@ class TestDeclined:
         assert (reply.slug, reply.json["available"]) == ("reversal-exceeds-transfer", 0)
         assert client.get("/v1/transfers/r2").json["amount"] == 30
 
+    @pytest.mark.promise(31)
     @pytest.mark.parametrize("more", [{}, {"amount": 1}])
     def test_of_a_declined_transfer(self, client: Client, more: dict[str, int]) -> None:
         """Nothing moved, so nothing is left to give back."""

@@ -25,6 +25,7 @@ def service(urls: Urls, client: Client) -> Iterator[psycopg.Connection[Any]]:
         yield connection
 
 
+@pytest.mark.promise(24)
 @pytest.mark.parametrize(
     "statement",
     [
