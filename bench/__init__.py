@@ -1,1 +1,1 @@
-"""Measurements and proofs at size: commands that are run by hand, whose figures the documents quote."""
+"""Measurements whose figures the documents quote. They are run by hand."""

@@ -1,4 +1,7 @@
-"""`python -m tests.postgres -- .venv/bin/python -m bench.audit NUMBER`: the audit of so many transfers, timed."""
+"""`python -m dev.postgres -- .venv/bin/python -m bench.audit TRANSFERS`: the time and memory of an audit.
+
+It creates a ledger with TRANSFERS transfers and prints the seconds from the start to each check and to the end.
+"""
 
 import os
 import resource
@@ -12,8 +15,8 @@ from service.ledger import audit
 from service.migrate import runner
 from service.migrate.files import read_files
 
-# Transfers at random between 10,000 accounts, with every balance as the service would have written it.
-BOOKS = """
+# Random transfers between 10,000 accounts, with the balances that the service would write.
+LEDGER = """
     ALTER TABLE transfer DROP CONSTRAINT transfer_from_account_fkey, DROP CONSTRAINT transfer_to_account_fkey;
     CREATE TEMP TABLE plan AS
     SELECT number, mod(hash, 10000) AS source, mod(hash + 1 + mod(hash / 10000, 9999), 10000) AS target, 1 AS amount
@@ -43,14 +46,22 @@ BOOKS = """
 """
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Create the ledger, run the audit and print the figures."""
     with psycopg.connect(os.environ["MIGRATE_DATABASE_URL"], autocommit=True) as owner:
         runner.up(owner, read_files())
-        psycopg.ClientCursor(owner).execute(BOOKS, {"transfers": int(sys.argv[1])})
+        psycopg.ClientCursor(owner).execute(LEDGER, {"transfers": int(sys.argv[1])})
         owner.execute("VACUUM ANALYZE transfer, account")
     with database.connect(os.environ["DATABASE_URL"]) as connection:
         database.configure(connection)
         started_at = time.monotonic()
-        report = audit.run(connection, show=lambda check: print(f"{time.monotonic() - started_at:6.1f} s {check}"))
-        print(f"{time.monotonic() - started_at:6.1f} s {report}")
+
+        def print_seconds(text: object) -> None:
+            print(f"{time.monotonic() - started_at:6.1f} s {text}")
+
+        print_seconds(audit.run(connection, on_check=print_seconds))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "MiB of memory in this process")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,3 +1,3 @@
-"""Ledger: double-entry accounts and transfers behind a small HTTP API, kept in PostgreSQL."""
+"""Ledger: double-entry accounts and transfers behind a small HTTP API, stored in PostgreSQL."""
 
 VERSION = "0.1.0"

@@ -1,8 +1,8 @@
-"""`python -m service [--check]`: check everything that can be wrong, then serve.
+"""`python -m service [--check]`: run the startup checks, then serve.
 
-Exit codes: 0 stopped as told · 69 the database · 70 the schema · 71 the address · 78 the configuration · 143 told to
-stop while still checking.
-All checks come before gunicorn starts, which would boot a failing worker again and again.
+Exit codes: 0 stopped by a signal, or all checks passed · 69 the database · 70 the schema · 71 the address ·
+78 the configuration · 143 SIGTERM during the checks.
+The checks run before gunicorn starts, because gunicorn would restart a failing worker again and again.
 """
 
 import argparse
@@ -13,29 +13,28 @@ import sys
 import time
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
 
 from service import config, database, logs, server
 from service.config import Config
 from service.migrate import files, history
 
-RETRY_SECONDS = 1.0  # between two tries to reach the database: a connection costs little, a late start more
+RETRY_SECONDS = 1.0  # between two attempts to reach the database: an attempt costs little
 EXIT_DATABASE, EXIT_SCHEMA, EXIT_ADDRESS, EXIT_CONFIG = 69, 70, 71, 78  # after sysexits.h
 
 
 def main() -> int:
-    """The exit code. Does not return once gunicorn serves."""
-    # First of all: as PID 1 a process without a handler of its own ignores SIGTERM.
+    """Run the checks and return the exit code. If they pass and gunicorn serves, this does not return."""
+    # This comes first: a process that runs as PID 1 ignores SIGTERM until it has a handler.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     logs.configure()
     parser = argparse.ArgumentParser(prog="python -m service", description="The ledger service.")
-    parser.add_argument("--check", action="store_true", help="check the configuration and the database, then stop")
+    parser.add_argument("--check", action="store_true", help="run the startup checks, then stop")
     only_check = parser.parse_args().check
     try:
         settings = config.load(os.environ)
     except config.ConfigError as error:
-        fix = "set the variables named; README.md, section Configuration, has all of them"
-        return _failed(EXIT_CONFIG, str(error), fix)
+        fix = "set the variables that the message names; README.md, section Configuration, lists all variables"
+        return _fail(EXIT_CONFIG, str(error), fix)
     logs.configure(settings.log_level)
     if failure := _check_database(settings) or _check_address(settings):
         return failure
@@ -47,51 +46,54 @@ def main() -> int:
 
 
 def _check_database(settings: Config) -> int:
-    """Reach the database, waiting for it as long as the settings say, and compare its schema with this code's."""
+    """Check the schema. If the database is not usable, retry for STARTUP_WAIT_SECONDS."""
     until = time.monotonic() + settings.startup_wait_seconds
     while True:
         try:
-            with database.connect(settings.database_url) as connection:
-                if history.exists(connection):  # else neither is the role, and the schema is what to speak of
-                    database.configure(connection)
-                pending = history.reconcile(files.read_files(), history.read_history(connection))
-            break
+            return _check_schema(settings.database_url)
         except files.MigrationError as error:
-            return _failed(EXIT_SCHEMA, str(error), error.fix)
+            return _fail(EXIT_SCHEMA, str(error), error.fix)
         except psycopg.Error as error:
             if time.monotonic() >= until:
-                return _database_failed(settings, error)
+                return _fail_database(settings, error)
         time.sleep(RETRY_SECONDS)
+
+
+def _check_schema(url: str) -> int:
+    """Compare the migrations of the database with those of this code. Raises MigrationError or psycopg.Error."""
+    with database.connect(url) as connection:
+        if history.has_history(connection):  # if not, the role may be missing too, but the schema is the error
+            database.configure(connection)
+        pending = history.reconcile(files.read_files(), history.read_history(connection))
     if not pending:
         return 0
     names = ", ".join(migration.name for migration in pending)
     fix = "run python -m service.migrate up with the owner's MIGRATE_DATABASE_URL"
-    return _failed(EXIT_SCHEMA, f"the database lacks migrations that this code needs: {names}", fix)
+    return _fail(EXIT_SCHEMA, f"the database lacks migrations that this code needs: {names}", fix)
 
 
-def _database_failed(settings: Config, error: psycopg.Error) -> int:
-    """Say where it tried to connect and what came back, never the password."""
-    parameters = conninfo_to_dict(settings.database_url)
-    place = {name: parameters[name] for name in ("host", "port", "dbname", "user") if name in parameters}
-    message = f"the database is not usable at {place} (SQLSTATE {error.sqlstate or 'none'}): {error}"
-    fix = "check DATABASE_URL: is PostgreSQL running there, and may this user with this password open this database?"
+def _fail_database(settings: Config, error: psycopg.Error) -> int:
+    """Log the error and where the service tried to connect, without the password."""
+    location = config.database_location(settings.database_url)
+    message = f"the database is not usable at {location} (SQLSTATE {error.sqlstate or 'none'}): {error}"
+    fix = "check DATABASE_URL: PostgreSQL must listen there and accept this user, password and database"
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
-        fix = f"as a superuser: GRANT ledger_service TO {place.get('user', 'the user of DATABASE_URL')}"
-    return _failed(EXIT_DATABASE, " ".join(message.split()), fix)
+        fix = f"as a superuser: GRANT ledger_service TO {location.get('user', 'the user of DATABASE_URL')}"
+    return _fail(EXIT_DATABASE, " ".join(message.split()), fix)
 
 
 def _check_address(settings: Config) -> int:
-    """A port that is taken is said at once; gunicorn would try for five seconds."""
+    """Check that the address is free: gunicorn itself would retry for five seconds."""
     try:
         socket.create_server((settings.host, settings.port)).close()
     except OSError as error:
         message = f"cannot listen on {settings.host}:{settings.port}: {error.strerror}"
-        return _failed(EXIT_ADDRESS, message, "set PORT to a free port, or HOST to an address of this machine")
+        return _fail(EXIT_ADDRESS, message, "set PORT to a free port, or HOST to an address of this machine")
     return 0
 
 
-def _failed(code: int, message: str, fix: str) -> int:
-    """Say in one line what is wrong and how to mend it."""
+def _fail(code: int, message: str, fix: str) -> int:
+    """Log in one line what failed and how to fix it, and return the exit code."""
     logs.log.critical("%s", message, extra={"event": "startup.failed", "fix": fix, "exit_code": code})
     return code
 

@@ -1,8 +1,9 @@
-"""The pool, COMMIT, the deadline of a request, and what may be tried again. Knows no table.
+"""The connection pool, COMMIT, the deadline of a request, and retries. Knows no table and no rule.
 
-The law of this module: success is told only after the server answered COMMIT with the tag COMMIT. An error before
-COMMIT was sent, or of severity ERROR in answer to it, means *not applied*. A connection lost after COMMIT was sent
-means *unknown*, and the cure is to do the same on a fresh connection: ids make every write safe to repeat.
+- A request succeeds only after the server has confirmed COMMIT with the command tag COMMIT.
+- An error before COMMIT was sent, or an error of severity ERROR in response to it, means `not_applied`.
+- If the connection is lost after COMMIT was sent, the outcome is `unknown`. The same work then runs again on another
+  connection. That is safe, because each write carries an id.
 """
 
 import random
@@ -14,24 +15,27 @@ from typing import Any, LiteralString, TypeVar
 
 import psycopg
 from psycopg.rows import TupleRow
+from psycopg.sql import Composed
 from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
 
 from service import VERSION, logs, metrics
 from service.contract import LIMITS
-from service.ledger.errors import CONSTRAINTS, RACES, Refusal
+from service.errors import Refusal
 
 T = TypeVar("T")
 
-POOL_TIMEOUT_SECONDS = 1.0  # waiting longer for a connection only makes everybody's queue longer
-RECONNECT_TIMEOUT_SECONDS = 3.0  # the pool's own back-off has no cap: 18 s without a connection after 40 s of outage
-MAX_WAITING = 128  # one per thread of the server; who waited in vain counts until a connection comes
+POOL_TIMEOUT_SECONDS = 1.0  # a longer wait for a connection would only make the queue longer
+RECONNECT_TIMEOUT_SECONDS = 3.0  # the pool's back-off has no cap: it took 18 s to reconnect after an outage of 40 s
+# Entries of the pool's queue. A request that timed out stays in it until a connection is free, so this limits the queue
+# during an outage.
+MAX_WAITING = 128
 ATTEMPTS = 3
-# A random pause, up to twice this before the second attempt and four times before the third.
+# The pause before a retry is random: up to twice this before the second attempt, up to four times before the third.
 FIRST_PAUSE_SECONDS = 0.025
-DRAIN_EVERY_SECONDS = 1.0
+DRAIN_INTERVAL_SECONDS = 1.0
 
 CONNECT: dict[str, Any] = {
-    "autocommit": True,  # BEGIN and COMMIT are said where they are meant
+    "autocommit": True,  # BEGIN and COMMIT are explicit statements
     "connect_timeout": 3,
     "keepalives_idle": 30,
     "keepalives_interval": 5,
@@ -39,11 +43,12 @@ CONNECT: dict[str, Any] = {
     "tcp_user_timeout": 10_000,  # milliseconds
     "application_name": f"ledger/{VERSION}",
 }
-# The role drops every right but the service's own, whatever the login may do. client_connection_check_interval ends the
-# statement of a client that died: without it, a dead client's update waited for its row lock and was then applied.
-# enable_seqscan: every statement reads through an index; a plan made while tables were empty read them whole for ever
-# after, and posted 3,420 transfers a second in batches of 100 instead of 8,480 (docs/figures.md). jit: compiling takes
-# 40 ms, and up to PostgreSQL 17 the cost of a scan that cannot be avoided makes a short statement compile.
+# SET ROLE removes every privilege except the service's own, whatever the login may do.
+# client_connection_check_interval cancels the statement of a client that is gone: without it, the update of a dead
+# client waited for its row lock and was then applied.
+# enable_seqscan: every statement reads through an index. A plan that was made while the tables were empty used
+# sequential scans until its session ended: 3,420 transfers a second in batches of 100, not 8,480, with 200 accounts.
+# jit: compiling takes 40 ms, and up to PostgreSQL 17 the cost of an unavoidable scan triggers it for short statements.
 SESSION = """
     SET ROLE ledger_service;
     SET TIME ZONE 'UTC';
@@ -56,48 +61,69 @@ SESSION = """
     SET jit = off
 """
 
-LOST = {"57P01", "57P02", "57P03", "25006"}  # the pool's other connections are dead too, or at a demoted primary
-PASSING = LOST | {"40001", "40P01"}  # with class 08, and lost connections, which have no code
-TIMED_OUT = {"57014", "55P03"}  # statement_timeout, lock_timeout
-NOT_LENT = (PoolTimeout, TooManyRequests)
-LOST_KINDS = (psycopg.OperationalError, psycopg.InterfaceError)  # what carries no code otherwise is a fault of the call
-EXHAUSTED_CLASS = "53"  # disk, memory or connections of the server: trying again at once makes it worse
+# SQLSTATEs. After one of the first set, the pool's other connections are lost too, or lead to a demoted primary.
+SERVER_STOPPED_CODES = {"57P01", "57P02", "57P03", "25006"}
+# Also retried: class 08, and lost connections, which have no SQLSTATE.
+RETRYABLE_CODES = SERVER_STOPPED_CODES | {"40001", "40P01"}
+TIMED_OUT_CODES = {"57014", "55P03"}  # statement_timeout, lock_timeout
 CONNECTION_CLASS = "08"
+EXHAUSTED_CLASS = "53"  # disk, memory or connections of the server: an immediate retry would add to the load
+INTEGRITY_CLASS = "23"
+NO_FREE_CONNECTION = (PoolTimeout, TooManyRequests)
+CONNECTION_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError)
 
 
 class DeadlinePassed(psycopg.OperationalError):
-    """The request's time was over before the database answered; the connection was closed."""
+    """The request's deadline passed before the database responded."""
 
 
 class NotCommitted(psycopg.OperationalError):
-    """COMMIT was answered with another tag: the transaction was rolled back."""
+    """COMMIT was confirmed with another command tag: the transaction was rolled back."""
+
+
+class CommitUnknown(Exception):
+    """The connection was lost after COMMIT was sent. The transaction is committed or it is not."""
+
+    def __init__(self, error: psycopg.Error) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class BeginAgain(Exception):
+    """Raised by work that applied nothing of its request and must run again at once, on what is committed by now."""
 
 
 class Connection(psycopg.Connection[TupleRow]):
-    """A connection that keeps the deadline of the request in hand and knows whether COMMIT was sent."""
+    """A connection with the deadline of the current request."""
 
     deadline = float("inf")  # of time.monotonic()
-    commit_sent = False
 
-    def execute_and_commit(self, statements: LiteralString, parameters: Mapping[str, Any]) -> TupleRow | None:
-        """Send statements that end with COMMIT as one message, and return the row that they return, if any.
+    def execute_and_commit(
+        self, statements: LiteralString | Composed, parameters: Mapping[str, Any]
+    ) -> TupleRow | None:
+        """Send statements that end with COMMIT as one message; the last row that they return, if any.
 
-        The server begins when it has all of it, so that what they lock is never held by a process that is stopped, or
-        by a network that is stuck, before COMMIT arrived. In pipeline mode each statement is a message of its own.
+        The server starts only when it has the whole message. So a process that is stopped, or a network that is stuck,
+        cannot hold the locks of these statements before COMMIT has arrived. In pipeline mode each statement is a
+        message of its own. Raises CommitUnknown if the connection is lost.
         """
-        cursor = psycopg.ClientCursor(self)  # binds parameters here; the server binds them to single statements only
-        self.commit_sent = True
-        cursor.execute(statements, parameters)
+        cursor = psycopg.ClientCursor(self)  # binds parameters in the client; the server binds single statements only
         row = None
-        for result in cursor.results():
-            if result.description:
-                row = result.fetchone()
+        try:
+            cursor.execute(statements, parameters)
+            for result in cursor.results():
+                if result.description:
+                    row = result.fetchone()
+        except psycopg.Error as error:
+            if _is_lost(error):
+                raise CommitUnknown(error) from error
+            raise
         if cursor.statusmessage != "COMMIT":
-            raise NotCommitted(f"COMMIT was answered with {cursor.statusmessage}")
+            raise NotCommitted(f"COMMIT was confirmed with {cursor.statusmessage}")
         return row
 
     def wait(self, gen: Generator[Any, Any, T], interval: float = 0.1, timeout: float | None = None) -> T:
-        """Wait as psycopg does, but never past the deadline: no server setting bounds COMMIT or a dead network."""
+        """Wait like psycopg, but not past the deadline: no server setting limits COMMIT or a lost network."""
         if self.deadline != float("inf"):
             timeout = max(self.deadline - time.monotonic(), 0.001)
         try:
@@ -110,100 +136,106 @@ class Connection(psycopg.Connection[TupleRow]):
 
 
 class Database:
-    """Lends connections to work, and repeats the work where that is safe and may help. Make it after the fork."""
+    """Runs work on connections of a pool, and runs it again where that is safe and can help. Create it after the fork.
 
-    def __init__(self, url: str, pool_size: int) -> None:
+    `retried_constraints` names the constraints that only a race can violate: the next attempt sees the other's row.
+    """
+
+    def __init__(self, url: str, pool_size: int, retried_constraints: frozenset[str]) -> None:
         self._pool = ConnectionPool(
             url,
             connection_class=Connection,
             kwargs=CONNECT,
             min_size=pool_size,
-            open=True,  # begins to connect, without waiting for it
+            open=True,  # starts to connect and does not wait for it
             configure=configure,
             timeout=POOL_TIMEOUT_SECONDS,
             max_waiting=MAX_WAITING,
             reconnect_timeout=RECONNECT_TIMEOUT_SECONDS,
-            reconnect_failed=ConnectionPool.check,  # begins anew: else nobody connects again while so many wait
+            reconnect_failed=ConnectionPool.check,  # else it stops connecting while expired waiters fill its queue
             name="ledger",
         )
-        metrics.OPEN_POOLS.append(self._pool.get_stats)
+        metrics.POOL.stats = self._pool.get_stats
         self._pool_size = pool_size
-        self._lent: set[Connection] = set()
+        self._retried_constraints = retried_constraints
+        self._lock = threading.Lock()
         self._drained_at = float("-inf")
-        self._lock = threading.Lock()  # guards the one above
+        self._in_use: set[Connection] = set()
 
     def close(self) -> None:
-        metrics.OPEN_POOLS.remove(self._pool.get_stats)
+        """Close the pool; connections in use are closed when they are returned."""
         self._pool.close()
 
     def run(self, work: Callable[[Connection], T]) -> T:
-        """Do the work on a connection and return what it returns.
+        """Run the work on a connection and return its result, within the request's deadline.
 
-        Within the deadline the work is done again where the fault may pass. Raises Refusal when it did not pass; a
-        fault that is our own mistake is raised as it is.
+        An error that may be temporary is retried. Raises Refusal if it persists; an error that is our own bug is raised
+        as it is.
         """
         deadline = time.monotonic() + LIMITS.request_deadline_seconds
         outcome = "not_applied"
         for attempt in range(1, ATTEMPTS + 1):
-            connection: Connection | None = None
+            error: psycopg.Error
             try:
-                with self._lend(deadline) as connection:
-                    return work(connection)
-            except psycopg.Error as error:
-                fault = error
-            if connection and connection.commit_sent and _is_lost(fault):
+                with self._connection(deadline) as connection:
+                    return _run_until_done(work, connection)
+            except CommitUnknown as unknown:
                 metrics.COMMIT_UNKNOWN.inc()
-                outcome = "unknown"
-            logs.log.warning(
-                f"the work failed: {type(fault).__name__}",
-                extra={"event": "database.fault", "attempt": attempt, "sqlstate": fault.sqlstate, "outcome": outcome},
-            )
-            may_pass, told = self._judge(fault, outcome)
+                error, outcome = unknown.error, "unknown"
+            except psycopg.Error as raised:
+                error = raised
+            _log(error, attempt, outcome)
+            is_retryable, response = self._classify(error, outcome)
             pause = random.uniform(0, FIRST_PAUSE_SECONDS * 2**attempt)
-            if attempt == ATTEMPTS or not may_pass or time.monotonic() + pause > deadline:
+            if attempt == ATTEMPTS or not is_retryable or time.monotonic() + pause > deadline:
                 break
-            self._drain_after(fault)
+            self._drain_after(error)
             time.sleep(pause)
-        raise told from fault
+        raise response from error
 
     @contextmanager
-    def _lend(self, deadline: float) -> Iterator[Connection]:
-        asked_at = time.monotonic()
-        with self._pool.connection() as connection:  # which rolls back what the work leaves open when it raises
-            lent_at = time.monotonic()
-            logs.add_time("queue_ms", lent_at - asked_at)
-            connection.deadline, connection.commit_sent = deadline, False
-            self._lent.add(connection)
+    def _connection(self, deadline: float) -> Iterator[Connection]:
+        requested_at = time.monotonic()
+        with self._pool.connection() as connection:  # rolls back an open transaction if the work raises
+            received_at = time.monotonic()
+            logs.add_time("queue_ms", received_at - requested_at)
+            connection.deadline = deadline
+            self._in_use.add(connection)
             try:
                 yield connection
             finally:
-                self._lent.remove(connection)
-                logs.add_time("db_ms", time.monotonic() - lent_at)
+                self._in_use.remove(connection)
+                logs.add_time("db_ms", time.monotonic() - received_at)
 
-    def _judge(self, fault: psycopg.Error, outcome: str) -> tuple[bool, Exception]:
-        """Whether the fault may pass, and what the caller is told: from codes and names alone, never from English."""
-        code, constraint = fault.sqlstate or "", fault.diag.constraint_name or ""
-        if slug := CONSTRAINTS.get(constraint):
-            return False, Refusal(slug, "The database refused the transfer by its own rule. Nothing was applied.")
-        is_busy = len(self._lent) == self._pool_size  # if one waited in vain and it is not, the database is away
-        if isinstance(fault, NOT_LENT) and is_busy:
+    def _classify(self, error: psycopg.Error, outcome: str) -> tuple[bool, Exception]:
+        """Whether a retry may help, and what the caller gets without one. Decided by codes and names, not by texts."""
+        code, constraint = error.sqlstate or "", error.diag.constraint_name or ""
+        all_in_use = len(self._in_use) == self._pool_size  # if some are free, the pool could not connect
+        if isinstance(error, NO_FREE_CONNECTION) and all_in_use:
             metrics.SHED.labels("pool").inc()
-            return False, Refusal("overloaded", "All database connections are taken.", outcome=outcome)
-        if isinstance(fault, DeadlinePassed) or code in TIMED_OUT:
-            return False, Refusal("deadline-exceeded", "The database took too long.", outcome=outcome)
-        is_gone = not code and isinstance(fault, LOST_KINDS)
-        may_pass = is_gone or code in PASSING or code.startswith(CONNECTION_CLASS) or constraint in RACES
-        if may_pass or code.startswith(EXHAUSTED_CLASS):
-            told = Refusal("database-unavailable", "The database is away or refuses to work.", outcome=outcome)
-            return may_pass, told
-        return False, fault
+            return False, Refusal("overloaded", "All database connections are in use.", outcome=outcome)
+        if isinstance(error, DeadlinePassed) or code in TIMED_OUT_CODES:
+            detail = "The database did not respond within the time limit."
+            return False, Refusal("deadline-exceeded", detail, outcome=outcome)
+        is_gone = not code and isinstance(error, CONNECTION_ERRORS)
+        is_retryable = is_gone or code in RETRYABLE_CODES or code.startswith(CONNECTION_CLASS)
+        is_retryable = is_retryable or constraint in self._retried_constraints
+        if is_retryable or code.startswith(EXHAUSTED_CLASS):
+            detail = "The database is not reachable or accepts no work."
+            return is_retryable, Refusal("database-unavailable", detail, outcome=outcome)
+        if code.startswith(INTEGRITY_CLASS):  # the rules should have refused this first
+            metrics.CONSTRAINT_VIOLATIONS.inc()
+            extra = {"event": "database.constraint_violated", "constraint": constraint, "sqlstate": code}
+            logs.log.error("a constraint of the database refused what the rules accepted", extra=extra)
+        return False, error
 
-    def _drain_after(self, fault: psycopg.Error) -> None:
-        """Replace the idle connections, at most once a second, when this fault says that they are dead too."""
-        if isinstance(fault, NOT_LENT) or not (fault.sqlstate is None or fault.sqlstate in LOST):
+    def _drain_after(self, error: psycopg.Error) -> None:
+        """If this error means that the idle connections are lost too, replace them, at most once a second."""
+        is_lost = error.sqlstate is None or error.sqlstate in SERVER_STOPPED_CODES
+        if isinstance(error, NO_FREE_CONNECTION) or not is_lost:
             return
         with self._lock:
-            if time.monotonic() < self._drained_at + DRAIN_EVERY_SECONDS:
+            if time.monotonic() < self._drained_at + DRAIN_INTERVAL_SECONDS:
                 return
             self._drained_at = time.monotonic()
         metrics.POOL_DRAINS.inc()
@@ -211,18 +243,18 @@ class Database:
 
 
 def configure(connection: psycopg.Connection[Any]) -> None:
-    """Make a new connection the service's."""
+    """Apply the service's role and settings to a new connection."""
     connection.execute(SESSION)
 
 
 def connect(url: str) -> Connection:
-    """A connection outside the pool, not yet the service's, and without a deadline. Raises psycopg.Error."""
+    """A connection outside the pool, not configured, without a deadline. Raises psycopg.Error."""
     return Connection.connect(url, **CONNECT)
 
 
 @contextmanager
-def one_moment(connection: psycopg.Connection[Any]) -> Iterator[None]:
-    """A block that reads the books of one moment, however long it takes, and writes nothing."""
+def read_only_snapshot(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """A block that reads one snapshot of the database, without a time limit, and cannot write."""
     with connection.transaction():
         connection.execute(
             """
@@ -234,8 +266,23 @@ def one_moment(connection: psycopg.Connection[Any]) -> Iterator[None]:
         yield
 
 
-def _is_lost(fault: psycopg.Error) -> bool:
-    """Whether the fault ended the connection, and the answer to a COMMIT with it."""
-    if isinstance(fault, NotCommitted) or not isinstance(fault, LOST_KINDS):
+def _is_lost(error: psycopg.Error) -> bool:
+    """Whether the error ended the connection, so that no response to a COMMIT can come any more."""
+    if not isinstance(error, CONNECTION_ERRORS):
         return False
-    return fault.sqlstate is None or fault.diag.severity_nonlocalized in ("FATAL", "PANIC")
+    return error.sqlstate is None or error.diag.severity_nonlocalized in ("FATAL", "PANIC")
+
+
+def _run_until_done(work: Callable[[Connection], T], connection: Connection) -> T:
+    """Run the work, and run it again each time it raises BeginAgain. The deadline limits the repetitions."""
+    while True:
+        try:
+            return work(connection)
+        except BeginAgain:
+            if time.monotonic() > connection.deadline:
+                raise DeadlinePassed("the deadline of the request passed") from None
+
+
+def _log(error: psycopg.Error, attempt: int, outcome: str) -> None:
+    extra = {"event": "database.error", "attempt": attempt, "sqlstate": error.sqlstate, "outcome": outcome}
+    logs.log.warning(f"database error: {type(error).__name__}", extra=extra)

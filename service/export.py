@@ -1,8 +1,8 @@
-"""`python -m service.export --format csv | hledger | beancount`: write the journal to stdout, to be read without us.
+"""`python -m service.export --format csv | hledger | beancount`: write all posted transfers to stdout, by number.
 
-It is the journal of one moment, by number. In the two formats of plain-text accounting, every balance that the ledger
-keeps follows as an assertion: the reader's own tool adds up the transfers and compares.
-Exit codes: 0 all is written · 1 unexpected · 2 usage · 69 the database · 78 DATABASE_URL.
+The transfers are those of one snapshot. The hledger and beancount formats also contain the stored balances: the tool
+adds up the transfers itself and reports each balance that differs. docs/export.md describes the formats.
+Exit codes: 0 the export is complete · 1 unexpected error · 2 usage · 69 the database · 78 DATABASE_URL.
 """
 
 import argparse
@@ -22,18 +22,19 @@ import psycopg
 from service import config, database, logs
 from service.database import Connection
 from service.ledger import accounts, transfers
-from service.ledger.accounts import Account
-from service.ledger.records import Transfer
-from service.wire import timestamp
+from service.ledger.types import Account, Transfer
 
 EXIT_DATABASE, EXIT_CONFIG = 69, 78  # after sysexits.h
-PORTION_ROWS = 1000  # are read at once, so that memory does not grow with the books
-CSV = "number id created_at from to amount currency from_balance to_balance captures reverses metadata created_by"
+PAGE_ROWS = 1000  # rows of one query, so that memory does not grow with the ledger
+CSV_MEMBERS = (
+    "number", "id", "created_at", "from", "to", "amount", "currency", "from_balance", "to_balance", "captures",
+    "reverses", "metadata", "created_by",
+)  # fmt: skip
 NOTE = "; Amounts are whole numbers of the currency's smallest unit, such as cents.\n"
-ROOT = "Assets"  # of the five that beancount has
-SPELLED = {"-": "-H", ".": "-D", "_": "-U", ":": "-C"}  # what an account's name spells with a hyphen and a capital
+ROOT = "Assets"  # one of the five root accounts of beancount
+ESCAPES = {"-": "-H", ".": "-D", "_": "-U", ":": "-C"}  # how a name writes characters that it cannot contain
 
-# What the tools of plain-text accounting read, for str.format.
+# Templates for str.format.
 DIALECTS = {
     "hledger": {
         "commodity": "commodity {symbol}\n",
@@ -49,28 +50,31 @@ DIALECTS = {
         "transfer": '\n{day} * "{id}"\n  number: {number}\n',
         "detail": "  {detail}: {quoted}\n",
         "entry": "  {name}  {change} {currency}\n",
-        "balance": "{day} balance {name}  {with_below} {currency}\n",
+        "balance": "{day} balance {name}  {balance_with_children} {currency}\n",
     },
 }
 
 
 def main() -> int:
-    """Write all of it, or say on stderr why not; the exit code."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader that has seen enough, such as head, ends this quietly
+    """Write the export, log errors to stderr, and return the exit code."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # if the reader closes the pipe, as head does, end without an error
     logs.configure(file=sys.stderr)
-    parser = argparse.ArgumentParser(prog="python -m service.export", description="Write the journal to stdout.")
+    parser = argparse.ArgumentParser(prog="python -m service.export", description="Write all transfers to stdout.")
     parser.add_argument("--format", choices=["csv", *DIALECTS], default="csv")
     dialect = DIALECTS.get(parser.parse_args().format)
     url = os.environ.get("DATABASE_URL")
     if not url or not config.is_database_url(url):
-        fault = "set DATABASE_URL to postgresql://USER:PASSWORD@HOST:5432/DATABASE"
-        logs.log.error(fault, extra={"event": "export.failed"})
+        message = "set DATABASE_URL to postgresql://USER:PASSWORD@HOST:5432/DATABASE"
+        logs.log.error(message, extra={"event": "export.failed"})
         return EXIT_CONFIG
     try:
         with database.connect(url) as connection, open(1, "w", encoding="utf-8", newline="\n", closefd=False) as file:
             database.configure(connection)
-            with database.one_moment(connection):
-                _write_plain_text(connection, dialect, file) if dialect else _write_csv(connection, file)
+            with database.read_only_snapshot(connection):
+                if dialect:
+                    _write_plain_text(connection, dialect, file)
+                else:
+                    _write_csv(connection, file)
     except psycopg.Error as error:
         logs.log.error("the export is not complete: %s", error, extra={"event": "export.failed"})
         return EXIT_DATABASE
@@ -78,19 +82,19 @@ def main() -> int:
 
 
 def _write_csv(connection: Connection, file: TextIO) -> None:
-    writer = csv.DictWriter(file, CSV.split(), extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(file, CSV_MEMBERS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for transfer in all_transfers(connection):
         writer.writerow(_values(transfer) | {"from": transfer.from_account, "to": transfer.to_account})
 
 
 def _write_plain_text(connection: Connection, dialect: dict[str, str], file: TextIO) -> None:
-    def write(part: str, **values: Any) -> None:
-        file.write(dialect[part].format(**values))
+    def write(template: str, **values: Any) -> None:
+        file.write(dialect[template].format(**values))
 
     file.write(NOTE)
     last_day = ""
-    below: Counter[tuple[str, str]] = Counter()  # the money in the accounts below a name, by currency
+    below: Counter[tuple[str, str]] = Counter()  # the sum of the accounts below a name, by name and currency
     for account in all_accounts(connection):
         values, name = _values(account), account_name(account.id)
         last_day = max(last_day, values["day"])
@@ -112,49 +116,50 @@ def _write_plain_text(connection: Connection, dialect: dict[str, str], file: Tex
         write("entry", **values, name=source, change=-transfer.amount, balance=transfer.from_balance)
     for account in all_accounts(connection):
         values, name = _values(account), account_name(account.id)
-        # Beancount compares what is there in the morning, and counts the accounts below with the one above.
+        # beancount checks a balance at the start of its day, and includes the accounts below the name.
         values |= {"day": date.fromisoformat(last_day) + timedelta(days=1)}
-        write("balance", **values, name=name, with_below=account.balance + below[name, account.currency])
+        write("balance", **values, name=name, balance_with_children=account.balance + below[name, account.currency])
 
 
 def all_accounts(connection: Connection) -> Iterator[Account]:
-    """Every account, by id."""
+    """All accounts, by id."""
     after = ""
-    while portion := accounts.page(connection, prefix="", after=after, limit=PORTION_ROWS):
-        yield from portion
-        after = portion[-1].id
+    while page := accounts.list_by_id(connection, prefix="", after=after, limit=PAGE_ROWS):
+        yield from page
+        after = page[-1].id
 
 
 def all_transfers(connection: Connection) -> Iterator[Transfer]:
-    """Every posted transfer, by number."""
+    """All posted transfers, by number."""
     after = 0
-    while portion := transfers.read_on(connection, after=after, limit=PORTION_ROWS):
-        yield from portion
-        after = portion[-1].number or 0
+    while page := transfers.list_after(connection, after=after, limit=PAGE_ROWS):
+        yield from page
+        after = page[-1].number or 0
 
 
 def _values(row: Account | Transfer) -> dict[str, Any]:
-    """The columns of the row as they are written, its day, and its currency as hledger wants it."""
+    """The values for CSV and the templates: the columns of the row, its day, and the currency quoted for hledger."""
     if row.created_at is None:
-        raise AssertionError(f"bug: {row.id} was posted at no time")
-    time = timestamp(row.created_at)
+        raise AssertionError(f"bug: {row.id} has no created_at")
+    time = logs.format_time(row.created_at)
     metadata = json.dumps(row.metadata, ensure_ascii=False)
     symbol = row.currency if row.currency.isalpha() else f'"{row.currency}"'
     return vars(row) | {"created_at": time, "day": time[:10], "metadata": metadata, "symbol": symbol}
 
 
 def account_name(id: str) -> str:
-    """The account under Assets whose name is the id's, readable and never shared by two ids.
+    """The account's name in hledger and beancount: `user:42` is `Assets:User:42`. Two ids never have the same name.
 
-    user:42 is User:42. Beancount wants each part to begin with a capital or a digit and to have letters, digits and
-    hyphens alone: a part that begins with a capital already gets a hyphen at its end, and the rest is spelled.
+    In beancount, each part of a name begins with a capital or a digit and has only letters, digits and hyphens. So the
+    first letter becomes a capital, a part that begins with a capital already ends with a hyphen, and other characters
+    are escaped.
     """
     return ":".join([ROOT, *map(_part, re.split(r":(?=[A-Za-z0-9])", id))])
 
 
 def _part(text: str) -> str:
-    spelled = re.sub(r"[._:]|-(?![a-z0-9])", lambda match: SPELLED[match[0]], text)
-    return spelled[0].upper() + spelled[1:] + "-" * text[0].isupper()
+    escaped = re.sub(r"[._:]|-(?![a-z0-9])", lambda match: ESCAPES[match[0]], text)
+    return escaped[0].upper() + escaped[1:] + ("-" if text[0].isupper() else "")
 
 
 if __name__ == "__main__":

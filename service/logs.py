@@ -1,4 +1,4 @@
-"""One JSON object a line on stdout, for everything that the process prints."""
+"""The log: one JSON object per line on stdout, for everything that the process prints."""
 
 import logging
 import sys
@@ -13,41 +13,41 @@ from service import VERSION
 
 log = logging.getLogger("ledger")
 
-# The fields of the request in hand, which every line that it logs carries: its ids, and the milliseconds spent so far.
-context: ContextVar[dict[str, Any] | None] = ContextVar("context", default=None)
+# Fields of the current request, which each of its log lines has: its ids, and the milliseconds spent so far.
+request_fields: ContextVar[dict[str, Any] | None] = ContextVar("request_fields", default=None)
 
 
 def add_time(name: str, seconds: float) -> None:
-    """Add to a timing of the request in hand; outside a request nothing is kept."""
-    if (fields := context.get()) is not None:
+    """Add to a timing of the current request. Outside a request, do nothing."""
+    if (fields := request_fields.get()) is not None:
         fields[name] = round(fields[name] + seconds * 1000, 3)
 
 
 def configure(level: str = "info", file: TextIO | None = None) -> None:
-    """Send every log record, warning and uncaught exception of this process to the file, or stdout, as JSON."""
+    """Write all log records, warnings and uncaught exceptions of this process as JSON to the file, or to stdout."""
     handler = logging.StreamHandler(file or sys.stdout)
     handler.setFormatter(Formatter())
     logging.root.handlers = [handler]
     logging.root.setLevel(logging.WARNING)
     log.setLevel(level.upper())
     logging.captureWarnings(True)
-    sys.excepthook = lambda kind, error, traceback: _uncaught(error)
-    threading.excepthook = lambda args: _uncaught(args.exc_value)
-    sys.unraisablehook = lambda args: _uncaught(args.exc_value)
+    sys.excepthook = lambda kind, error, traceback: _log_uncaught(error)
+    threading.excepthook = lambda args: _log_uncaught(args.exc_value)
+    sys.unraisablehook = lambda args: _log_uncaught(args.exc_value)
 
 
 class Formatter(JsonFormatter):
-    """The fields of docs/operations.md, in their order; `extra` of the call becomes fields of the line."""
+    """The fields of docs/operations.md, in their order. `extra` of a call adds fields to its line."""
 
     def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
-        """Put our fields first, then those of the request in hand, then those of the call."""
-        log_data["time"] = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+        """Add the fields of every line, then those of the current request, then those of the call."""
+        log_data["time"] = format_time(datetime.fromtimestamp(record.created, UTC))
         log_data["level"] = record.levelname.lower()
-        log_data["event"] = record.name  # of libraries, which log without an event; that of the call takes its place
+        log_data["event"] = record.name  # for libraries, which set no event; the event of a call replaces it
         log_data["message"] = record.getMessage()
         log_data["service"] = "ledger"
         log_data["version"] = VERSION
-        log_data.update(context.get() or {})
+        log_data.update(request_fields.get() or {})
         super().add_fields(log_data, record, message_dict)
         stack = log_data.pop("exc_info", None)
         if record.exc_info and record.exc_info[0]:
@@ -55,6 +55,11 @@ class Formatter(JsonFormatter):
             log_data["stack"] = stack
 
 
-def _uncaught(error: BaseException | None) -> None:
+def format_time(time: datetime) -> str:
+    """RFC 3339 in UTC with microseconds and Z."""
+    return time.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+
+
+def _log_uncaught(error: BaseException | None) -> None:
     if not isinstance(error, KeyboardInterrupt | None):
         log.critical("uncaught exception", exc_info=error, extra={"event": "uncaught"})

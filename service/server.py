@@ -1,4 +1,4 @@
-"""gunicorn: its settings with their reasons, and its log lines made ours."""
+"""Builds the application, and runs it under gunicorn: the settings with their reasons, and JSON log lines."""
 
 import socket
 import struct
@@ -12,79 +12,90 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
-from service import logs, wsgi
-from service.app import Application
+from service import logs
 from service.config import Config
+from service.database import Database
+from service.http.app import Application
+from service.http.request import Dependencies
+from service.ledger.posting import RETRIED_CONSTRAINTS
+from service.readiness import Readiness
 
-THREADS = 128  # they mostly wait, and waiting threads are cheap; the front door admits fewer than that
-CLOSING_THREADS = 8  # each waits up to two seconds for a client that does not close its end
-PEER_TIMEOUT_SECONDS = 5  # who stops sending a request, or reading an answer, is cut; else 128 of them stop all threads
+THREADS = 128  # they mostly wait, and a waiting thread is cheap; http/app.py admits fewer requests than that
+CLOSING_THREADS = 8  # each waits up to 2 s for a client that does not close its side of a connection
+PEER_TIMEOUT_SECONDS = 5  # a client that stops sending or receiving is cut off; else 128 of them block all threads
 
 
 class Server(BaseApplication):
     """gunicorn with one worker: one process per container, replicas for more. `run` does not return."""
 
     def __init__(self, config: Config) -> None:
-        self._config = config
+        self.config = config
         super().__init__()
 
     def load_config(self) -> None:
-        for name, value in settings(self._config).items():
+        for name, value in gunicorn_settings(self.config).items():
             self.cfg.set(name, value)
 
     def load(self) -> Application:
-        return wsgi.build(self._config)
+        return build_application(self.config)
 
 
-def settings(config: Config) -> dict[str, Any]:
-    """gunicorn's settings. What is not listed has a default that suits."""
+def build_application(config: Config) -> Application:
+    """The application with an open pool. Call it after the fork, and close its database at the end."""
+    database = Database(config.database_url, config.pool_size, RETRIED_CONSTRAINTS)
+    return Application(Dependencies(database, Readiness(config.database_url)), config.callers)
+
+
+def gunicorn_settings(config: Config) -> dict[str, Any]:
+    """gunicorn's settings. A setting that is not listed has a suitable default."""
     return {
         "bind": f"{config.host}:{config.port}",
         "worker_class": "gthread",
         "workers": 1,
         "threads": THREADS,
-        "keepalive": 75,  # seconds; longer than a balancer's own, else it meets a closed connection and answers 502
+        "keepalive": 75,  # seconds; longer than a load balancer's own, else it uses a closed connection and returns 502
         "timeout": 30,  # seconds without a heartbeat of the worker; under gthread it does not limit a request
-        "graceful_timeout": 20,  # seconds for requests in hand after SIGTERM
+        "graceful_timeout": 20,  # seconds for requests in progress after SIGTERM
         "worker_connections": 1000,
         "backlog": 128,
-        "control_socket_disable": True,  # would be written to $HOME
-        "forwarded_allow_ips": "",  # nobody may tell us another scheme or client
+        "control_socket_disable": True,  # its socket would be created in $HOME
+        "forwarded_allow_ips": "",  # no header may change the scheme or the client's address
         "logger_class": Logger,
         "when_ready": _limit_peers,
-        "post_worker_init": _begin,
-        "worker_exit": _close,
+        "post_worker_init": _on_worker_start,
+        "worker_exit": _on_worker_exit,
     }
 
 
 class Logger(gunicorn.glogging.Logger):
-    """gunicorn's own lines go through the root logger and come out as JSON. The front door logs requests."""
+    """gunicorn's lines go through the root logger, as JSON. http/app.py logs the requests."""
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
-        self.error_log.handlers, self.error_log.propagate = [], True
+        self.error_log.handlers = []
+        self.error_log.propagate = True
 
     def warning(self, msg: str, *args: Any, **kwargs: Any) -> None:
-        """Of a request that it cannot read, gunicorn would print the line, which may be a token."""
+        """For an invalid request gunicorn would log the line, which may contain a token."""
         super().warning(msg.partition(": ")[0] if msg.startswith("Invalid request") else msg, *args, **kwargs)
 
 
 def _limit_peers(arbiter: Arbiter) -> None:
-    """Accepted sockets inherit this from the listening one on Linux; gunicorn has no setting for it."""
+    """Set the timeouts on the listening sockets: on Linux, accepted sockets inherit them. gunicorn has no setting."""
     for listener in arbiter.LISTENERS:
         for direction in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             listener.sock.setsockopt(socket.SOL_SOCKET, direction, struct.pack("ll", PEER_TIMEOUT_SECONDS, 0))
 
 
-def _begin(worker: Worker) -> None:
-    """Say what runs, and let connections be closed elsewhere than in the thread that accepts them."""
-    linger, closers = gunicorn.util.close_graceful, ThreadPoolExecutor(CLOSING_THREADS)
-    gunicorn.util.close_graceful = partial(closers.submit, linger)
-    config: Config = worker.app._config
+def _on_worker_start(worker: Worker) -> None:
+    """Log the settings, and close connections in threads of their own instead of the thread that accepts them."""
+    executor = ThreadPoolExecutor(CLOSING_THREADS)
+    gunicorn.util.close_graceful = partial(executor.submit, gunicorn.util.close_graceful)
+    config: Config = worker.app.config
     logs.log.info("ready to serve", extra={"event": "startup.ready", "settings": config.redacted()})
 
 
-def _close(server: Arbiter, worker: Worker) -> None:
-    if hasattr(worker, "wsgi"):  # else it could not be loaded, and gunicorn says why
-        worker.wsgi.parts.database.close()
+def _on_worker_exit(server: Arbiter, worker: Worker) -> None:
+    if hasattr(worker, "wsgi"):  # else loading failed, and gunicorn has logged why
+        worker.wsgi.dependencies.database.close()
         logs.log.info("stopped", extra={"event": "shutdown"})

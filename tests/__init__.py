@@ -1,1 +1,1 @@
-"""The tests: always on a real PostgreSQL, under the service's own role, and the books balance after each of them."""
+"""The tests. They run on a real PostgreSQL under the service's own role, and the ledger is audited after each test."""

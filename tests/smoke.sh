@@ -1,6 +1,7 @@
 #!/bin/sh
-# Checks a running service from outside: smoke.sh URL, with a token of scopes read and write in LEDGER_TOKEN.
-# It opens two accounts of its own, moves one unit, sets one aside, captures it and gives it back. Exit 1 at the first thing wrong, saying what.
+# Checks a running service over HTTP: smoke.sh URL. LEDGER_TOKEN has a token with the scopes read and write.
+# It opens two new accounts, posts and reverses transfers of one unit, and creates, captures and releases holds.
+# At the first error it prints the reason and exits with 1.
 set -u
 
 url=${1:?usage: LEDGER_TOKEN=... smoke.sh URL}
@@ -19,23 +20,23 @@ call() {
     if [ $# -eq 3 ]; then set -- "$1" "$2" --data "$3"; fi
     method=$1 path=$2
     shift 2
-    answer=$(curl --silent --show-error --max-time "$seconds" --request "$method" \
+    response=$(curl --silent --show-error --max-time "$seconds" --request "$method" \
         --header "Authorization: Bearer $LEDGER_TOKEN" --header 'Content-Type: application/json' \
-        --write-out '\n%{http_code}' "$@" "$url$path") || fail "$method $path got no answer"
-    status=${answer##*
+        --write-out '\n%{http_code}' "$@" "$url$path") || fail "$method $path got no response"
+    status=${response##*
 }
-    body=${answer%
+    body=${response%
 *}
 }
 
-# expect STATUS TEXT...: the last answer has this status, and its body every text
+# expect STATUS TEXT...: the last response has this status, and its body contains each text
 expect() {
-    [ "$status" = "$1" ] || fail "$method $path answered $status instead of $1: $body"
+    [ "$status" = "$1" ] || fail "$method $path returned $status instead of $1: $body"
     shift
     for text in "$@"; do
         case $body in
         *"$text"*) ;;
-        *) fail "$method $path answered without $text: $body" ;;
+        *) fail "$method $path returned a body without $text: $body" ;;
         esac
     done
 }
@@ -46,53 +47,53 @@ step() {
 
 call GET /health
 expect 200
-step "it is alive"
+step "the service is alive"
 
 call GET /ready
 expect 200 '"ready": true'
-step "it is ready"
+step "the service is ready"
 
 call GET /metrics
 expect 200 http_server_request_duration_seconds ledger_transfers_total
-step "it shows metrics"
+step "metrics are available"
 
 call PUT "/v1/accounts/$run:a" "{\"currency\": \"$currency\", \"min_balance\": -1}"
 expect 201 '"balance": 0'
 call PUT "/v1/accounts/$run:b" "{\"currency\": \"$currency\"}"
 expect 201 '"balance": 0'
-step "accounts open"
+step "accounts are opened"
 
 move="{\"from\": \"$run:a\", \"to\": \"$run:b\", \"amount\": 1, \"currency\": \"$currency\"}"
 call PUT "/v1/transfers/$run:1" "$move"
 expect 201 '"status": "posted"' '"from_balance": -1' '"to_balance": 1'
 first=$body
-step "money moves"
+step "a transfer is posted"
 
 call PUT "/v1/transfers/$run:1" "$move"
 expect 200
-[ "$body" = "$first" ] || fail "the repeated transfer answered otherwise: $body"
+[ "$body" = "$first" ] || fail "the repeated transfer returned another body: $body"
 call GET "/v1/accounts/$run:b"
 expect 200 '"balance": 1,'
-step "a repeat moves nothing"
+step "a repeat changes nothing"
 
 call GET "/v1/transfers/$run:1"
 expect 200
-[ "$body" = "$first" ] || fail "the transfer reads otherwise than it was answered: $body"
+[ "$body" = "$first" ] || fail "GET of the transfer returned another body than its PUT: $body"
 call GET "/v1/accounts/$run:b/entries"
 expect 200 "\"transfer\": \"$run:1\"" '"amount": 1, "balance": 1'
-step "it reads back"
+step "the transfer can be read"
 
 call PUT "/v1/transfers/$run:2" "$move"
 expect 422 /problems/insufficient-funds
 call GET "/v1/accounts/$run:a"
 expect 200 '"balance": -1,'
-step "the floor holds"
+step "an overdraft is declined"
 
 call PUT "/v1/holds/$run:h1" "{\"from\": \"$run:b\", \"to\": \"$run:a\", \"amount\": 1, \"currency\": \"$currency\"}"
 expect 201 '"status": "open"'
 call GET "/v1/accounts/$run:b"
 expect 200 '"balance": 1, "held": 1, "available": 0'
-step "money is set aside"
+step "a hold reserves money"
 
 call PUT "/v1/transfers/$run:3" "{\"captures\": \"$run:h1\"}"
 expect 201 "\"captures\": \"$run:h1\"" '"amount": 1,' '"to_balance": 0'
@@ -104,7 +105,7 @@ call PUT "/v1/transfers/$run:4" "{\"reverses\": \"$run:3\"}"
 expect 201 "\"reverses\": \"$run:3\"" '"amount": 1,' '"to_balance": 1'
 call PUT "/v1/transfers/$run:5" "{\"reverses\": \"$run:3\"}"
 expect 422 /problems/reversal-exceeds-transfer
-step "a transfer is given back once"
+step "a transfer is reversed once"
 
 call PUT "/v1/holds/$run:h2" "{\"from\": \"$run:b\", \"to\": \"$run:a\", \"amount\": 1, \"currency\": \"$currency\"}"
 expect 201 '"status": "open"'
@@ -114,4 +115,4 @@ call GET "/v1/accounts/$run:b"
 expect 200 '"balance": 1, "held": 0, "available": 1'
 step "a hold is released"
 
-echo "smoke: all is well at $url"
+echo "smoke: all checks passed at $url"

@@ -1,4 +1,4 @@
-"""The contract of /v1 as data: limits, problems and the OpenAPI document. Every number of the API stands here once."""
+"""The contract of /v1 as data: limits, problems and the OpenAPI document. Each number is defined here only."""
 
 import json
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ _FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Limits:
-    """`limits.json`, checked for missing and unknown names when it is loaded."""
+    """The numbers of `limits.json`. Loading fails if a name is missing or unknown."""
 
     id_characters: int
     amount_max: int  # 2^53-1: every JSON reader holds it exactly (RFC 8259, section 6)
@@ -24,7 +24,7 @@ class Limits:
     page_default: int
     page_max: int
     errors_listed: int
-    reflected_characters: int  # the longest piece of input that an answer repeats
+    reflected_characters: int  # of input that a response repeats, at most
     request_deadline_seconds: int
     retry_after_seconds: int
 
@@ -35,7 +35,7 @@ class ProblemType:
 
     status: int
     title: str
-    retry: str  # mend: change the request first · same: send the same again · never: the answer is final
+    retry: str  # after-change: change the request first; same-request: send it again; never: the response is final
     when: str
     members: list[str]
 
@@ -47,5 +47,5 @@ PROBLEMS: dict[str, ProblemType] = {
 
 
 def openapi_bytes() -> bytes:
-    """The OpenAPI document, byte for byte as it is kept in the repository."""
+    """The OpenAPI document, byte for byte as in the repository."""
     return (_FOLDER / "openapi.json").read_bytes()

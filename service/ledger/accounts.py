@@ -1,44 +1,57 @@
-"""Accounts: opening them, looking at them, changing their limits."""
+"""Accounts: locking, opening, reading and changing them."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from datetime import datetime
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
-from psycopg.rows import class_row
+from psycopg import Cursor
+from psycopg.rows import class_row, dict_row
+from psycopg.sql import SQL, Composed
 
 from service.database import Connection
-from service.ledger import holds
-from service.ledger.errors import Refusal
-from service.ledger.records import AccountState
+from service.errors import Refusal
+from service.ledger import clock
+from service.ledger.types import Account, AccountChange, AccountState
+
+_STATE_COLUMNS = SQL("id, currency, min_balance, balance, status")  # without held, which depends on the time
+_COLUMNS = SQL("{state}, metadata, created_at, created_by").format(state=_STATE_COLUMNS)
+
+# `now` is the ledger's time if the parameter is NULL. `expired_until` is the latest `expires_at` of the open holds that
+# have expired.
+_SELECT = SQL(
+    """
+    SELECT {columns}, held - coalesce(expired.amount, 0) AS held, expired_until
+    FROM (SELECT coalesce(%(now)s::timestamptz, greatest(clock_timestamp(), last_at)) AS now FROM journal) AS clock
+    CROSS JOIN account
+    LEFT JOIN LATERAL (
+        SELECT sum(amount)::bigint AS amount, max(expires_at) AS expired_until
+        FROM hold
+        WHERE from_account = account.id AND hold.status = 'open' AND expires_at <= now
+    ) AS expired ON true
+    """
+).format(columns=_COLUMNS)
+_LIST = _SELECT + SQL(  # no id contains chr(127)
+    "WHERE id > %(after)s AND id >= %(prefix)s AND id < %(prefix)s || chr(127) ORDER BY id LIMIT %(limit)s"
+)
 
 
-@dataclass(frozen=True)
-class Account(AccountState):
-    """One row of the table account. Money is in the currency's smallest unit."""
-
-    metadata: Mapping[str, str]
-    created_at: datetime
-    created_by: str
+_LOCK = SQL("SELECT held, {state} FROM account WHERE id = ANY(%(ids)s) ORDER BY id FOR NO KEY UPDATE").format(
+    state=_STATE_COLUMNS
+)
 
 
-@dataclass(frozen=True)
-class Change:
-    """One row of the table account_change: the changed members as they were and as they became."""
-
-    change: int
-    before: Mapping[str, Any]
-    after: Mapping[str, Any]
-    changed_at: datetime
-    changed_by: str
+def lock(connection: Connection, ids: Collection[str]) -> Cursor[AccountState]:
+    """Lock the accounts in the order of their ids, so that two transactions cannot wait for each other."""
+    return connection.cursor(row_factory=class_row(AccountState)).execute(_LOCK, {"ids": list(ids)})
 
 
 def open(connection: Connection, id: str, members: Mapping[str, Any], caller: str) -> tuple[Account, bool]:
-    """Open the account with currency, min_balance and metadata, or find it as it was opened before.
+    """Open the account with the members currency, min_balance and metadata.
 
-    Returns it and whether it is new. Safe to repeat. Raises Refusal `id-conflict` when the id stands for an account
-    with other content.
+    Returns the account, and whether it is new. Raises Refusal `id-conflict` if the id was opened with other members.
     """
     row = connection.execute_and_commit(
         """
@@ -51,17 +64,17 @@ def open(connection: Connection, id: str, members: Mapping[str, Any], caller: st
         """,
         {"id": id, **members, "metadata": json.dumps(members["metadata"]), "caller": caller},
     )
-    account = get(connection, id)
+    account = get_and_advance_time(connection, id)
     if account is None:
-        raise AssertionError(f"bug: {id} was opened and is not there")
-    opened = vars(account) | _before_changes(connection, id)
-    if differs := [member for member, value in members.items() if opened[member] != value]:
-        raise Refusal("id-conflict", f"{id} was opened before with other content.", differs=differs)
+        raise AssertionError(f"bug: {id} was opened and is missing")
+    opened_with = vars(account) | values_before_changes(connection, id)
+    if differs := [member for member, value in members.items() if opened_with[member] != value]:
+        raise Refusal("id-conflict", f"{id} was already opened with different values.", differs=differs)
     return account, row is not None
 
 
-def _before_changes(connection: Connection, id: str) -> dict[str, Any]:
-    """The members that were changed since the account was opened, as they were then."""
+def values_before_changes(connection: Connection, id: str) -> dict[str, Any]:
+    """The members that were changed since the account was opened, with their first values."""
     return dict(
         connection.execute(
             """
@@ -76,91 +89,119 @@ def _before_changes(connection: Connection, id: str) -> dict[str, Any]:
     )
 
 
-def get(connection: Connection, id: str) -> Account | None:
-    """The account under this id. What holds that are due set aside is free already."""
-    found = page(connection, prefix=id, after="", limit=1)  # its own id is the first that begins with it
-    return found[0] if found and found[0].id == id else None
+def exists(connection: Connection, id: str) -> bool:
+    """Whether an account with this id was opened."""
+    return connection.execute("SELECT FROM account WHERE id = %(id)s", {"id": id}).fetchone() is not None
 
 
-def page(connection: Connection, *, prefix: str, after: str, limit: int) -> list[Account]:
-    """The accounts whose ids begin with `prefix` and follow `after`, by id."""
-    cursor = connection.cursor(row_factory=class_row(Account))
-    return cursor.execute(
-        """
-        SELECT id, currency, min_balance, balance, status, metadata, created_at, created_by, held - coalesce((
-            SELECT sum(amount)
-            FROM hold
-            WHERE from_account = account.id AND hold.status = 'open' AND expires_at <= now
-        ), 0)::bigint AS held
-        FROM account
-        CROSS JOIN (SELECT greatest(clock_timestamp(), last_at) AS now FROM journal) AS clock
-        WHERE id > %(after)s AND id >= %(prefix)s AND id < %(prefix)s || chr(127)  -- which no id holds
-        ORDER BY id
-        LIMIT %(limit)s
-        """,
-        {"prefix": prefix, "after": after, "limit": limit},
-    ).fetchall()
+def get_and_advance_time(connection: Connection, id: str) -> Account | None:
+    """The account with this id, or None. If one of its open holds has expired, advances the ledger's time."""
+    found = _select_and_advance_time(connection, _SELECT + SQL("WHERE id = %(id)s"), {"id": id})
+    return found[0] if found else None
 
 
-def change(connection: Connection, id: str, members: Mapping[str, Any], caller: str) -> Account | None:
-    """Change min_balance, status or metadata, and record who did it. None if there is no such account.
+def list_and_advance_time(connection: Connection, *, prefix: str, after: str, limit: int) -> list[Account]:
+    """As `list_by_id`. If an open hold of these accounts has expired, advances the ledger's time."""
+    return _select_and_advance_time(connection, _LIST, {"prefix": prefix, "after": after, "limit": limit})
 
-    Safe to repeat: what is as asked already is no change. Raises Refusal `insufficient-funds` for a floor that is
-    above what is available, and `account-not-empty` for the closing of an account with a balance or a hold.
+
+def list_by_id(connection: Connection, *, prefix: str, after: str, limit: int) -> list[Account]:
+    """The accounts whose ids start with `prefix` and are greater than `after`, by id. For a read-only snapshot."""
+    accounts, _ = _select(connection, _LIST, {"prefix": prefix, "after": after, "limit": limit}, now=None)
+    return accounts
+
+
+def _select_and_advance_time(connection: Connection, statement: Composed, parameters: dict[str, Any]) -> list[Account]:
+    """The accounts without expired holds.
+
+    A capture that got its time before its hold expired may still be committing. So if any open hold of these accounts
+    has expired, this advances the ledger's time, which waits for such a capture, and reads again as of that time.
     """
-    account = _lock(connection, id)
-    if account is None:
-        return None
-    changed = replace(account, **members)
-    before = {member: getattr(account, member) for member in members if members[member] != getattr(account, member)}
-    if changed.min_balance is not None and changed.available < changed.min_balance:
-        detail = f"{id} has {changed.available} available, which is below the min_balance that is asked."
-        raise Refusal("insufficient-funds", detail, account=id, available=changed.available)
-    if changed.status == "closed" and (changed.balance or changed.held):
-        raise Refusal("account-not-empty", f"{id} has a balance or open holds.", account=id)
-    if before:
-        after = {member: members[member] for member in before}
-        connection.execute_and_commit(
-            """
-            UPDATE account
-            SET min_balance = %(min_balance)s, status = %(status)s, metadata = %(metadata)s
-            WHERE id = %(id)s;
-            INSERT INTO account_change (account, before, after, changed_by)
-            VALUES (%(id)s, %(before)s, %(after)s, %(caller)s);
-            COMMIT
-            """,
-            vars(changed)
-            | {"metadata": json.dumps(changed.metadata), "caller": caller}
-            | {"before": json.dumps(before), "after": json.dumps(after)},
+    accounts, expired_until = _select(connection, statement, parameters, now=None)
+    if expired_until:
+        clock.advance_past(connection, expired_until - timedelta(microseconds=1))
+        accounts, _ = _select(connection, statement, parameters, now=expired_until)
+    return accounts
+
+
+def _select(
+    connection: Connection, statement: Composed, parameters: dict[str, Any], now: datetime | None
+) -> tuple[list[Account], datetime | None]:
+    """The accounts as of `now`, and the latest `expires_at` of their open holds that have expired."""
+    cursor = connection.cursor(row_factory=dict_row)
+    rows = cursor.execute(statement, {**parameters, "now": now}).fetchall()
+    expired_until = [until for row in rows if (until := row.pop("expired_until"))]
+    return [Account(**row) for row in rows], max(expired_until, default=None)
+
+
+def change(
+    connection: Connection, id: str, members: Mapping[str, Any], *, caller: str, idempotency_key: UUID
+) -> Account | None:
+    """Change the members min_balance, status or metadata, and record the change. None if there is no such account.
+
+    A key takes effect once: the second call with it returns the account with the members that the first call set. A
+    member that already has the value is not a change. Raises Refusal `insufficient-funds` if the new floor is above the
+    available amount, and `account-not-empty` if the account to close has a balance or an open hold.
+    """
+    with connection.pipeline():
+        connection.execute("BEGIN")
+        lock(connection, [id])
+        time = clock.read(connection, [id])
+        locked = connection.cursor(row_factory=class_row(Account)).execute(
+            SQL("SELECT held, {columns} FROM account WHERE id = %(id)s").format(columns=_COLUMNS), {"id": id}
         )
-    return changed
+        applied = connection.execute(
+            "SELECT after FROM account_change WHERE idempotency_key = %(key)s", {"key": idempotency_key}
+        )
+    clock.expire_holds(connection, [id], time)
+    account, earlier = locked.fetchone(), applied.fetchone()
+    if account and not earlier:
+        changed = replace(account, **members)
+        check_change(changed)
+        before = {name: getattr(account, name) for name in members if members[name] != getattr(account, name)}
+        if before:
+            _write_change_and_commit(connection, changed, before, caller, idempotency_key)
+            return changed
+    connection.execute("ROLLBACK")  # there is nothing to write
+    return replace(account, **earlier[0]) if account and earlier else account
 
 
-def _lock(connection: Connection, id: str) -> Account | None:
-    """The account, locked, after its holds that are due were written off."""
-    are_due = True
-    while are_due:
-        with connection.pipeline():
-            connection.execute("BEGIN")
-            locked = connection.cursor(row_factory=class_row(Account)).execute(
-                """
-                SELECT id, currency, min_balance, balance, held, status, metadata, created_at, created_by
-                FROM account
-                WHERE id = %(id)s
-                FOR NO KEY UPDATE
-                """,
-                {"id": id},
-            )
-            clock = holds.due(connection, [id])
-        [(now, are_due)] = clock
-        if are_due:
-            holds.expire(connection, [id], now)
-    return locked.fetchone()
+def check_change(changed: Account) -> None:
+    if changed.min_balance is not None and changed.available < changed.min_balance:
+        detail = f"{changed.id} has {changed.available} available, which is below the new min_balance."
+        raise Refusal("insufficient-funds", detail, account=changed.id, available=changed.available)
+    if changed.status == "closed" and (changed.balance or changed.held):
+        raise Refusal("account-not-empty", f"{changed.id} has a balance or open holds.", account=changed.id)
 
 
-def changes(connection: Connection, id: str, *, after: int, limit: int) -> list[Change]:
-    """What was changed of the account after the change with this number, oldest first."""
-    cursor = connection.cursor(row_factory=class_row(Change))
+def _write_change_and_commit(
+    connection: Connection, changed: Account, before: Mapping[str, Any], caller: str, idempotency_key: UUID
+) -> None:
+    connection.execute_and_commit(
+        """
+        UPDATE account
+        SET min_balance = %(min_balance)s, status = %(status)s, metadata = %(metadata)s
+        WHERE id = %(id)s;
+        INSERT INTO account_change (account, before, after, changed_by, idempotency_key)
+        VALUES (%(id)s, %(before)s, %(after)s, %(caller)s, %(key)s);
+        COMMIT
+        """,
+        {
+            "id": changed.id,
+            "min_balance": changed.min_balance,
+            "status": changed.status,
+            "metadata": json.dumps(changed.metadata),
+            "before": json.dumps(before),
+            "after": json.dumps({member: getattr(changed, member) for member in before}),
+            "caller": caller,
+            "key": idempotency_key,
+        },
+    )
+
+
+def list_changes(connection: Connection, id: str, *, after: int, limit: int) -> list[AccountChange]:
+    """The changes of the account with number > `after`, oldest first."""
+    cursor = connection.cursor(row_factory=class_row(AccountChange))
     return cursor.execute(
         """
         SELECT change, before, after, changed_at, changed_by

@@ -1,7 +1,7 @@
-"""The audit: reads the books in one snapshot and proves them. It repairs nothing, and cannot: it is read only.
+"""The audit: checks the integrity of the ledger in one snapshot. It is read only and repairs nothing.
 
-A check is one statement that returns only what is wrong. `since` is 0 for the whole books; otherwise what stands up to
-that number is believed, and the rest is proven from there on.
+A check is one statement that returns only errors. If `since` is 0, the audit checks all transfers. Otherwise it trusts
+the transfers up to this number and checks the later ones, starting from the last balances up to it.
 """
 
 from collections.abc import Callable
@@ -13,26 +13,12 @@ from psycopg.sql import SQL
 
 from service import database
 
-MOST_ERRORS = 10  # of one check: enough to see what happened
-# MATERIALIZED: a LIMIT is planned to find its rows at once, and an audit that finds none would pay for that.
-FIRST_ERRORS = SQL("""
-    WITH wrong (account, number, message) AS MATERIALIZED ({})
-    SELECT account, number, message
-    FROM wrong
-    ORDER BY number, account
-    LIMIT %(most)s
-""")
-
-# What database.SESSION sets is for short statements. What is sorted beyond work_mem goes to the server's disk.
-SETTINGS = """
-    SET LOCAL enable_seqscan = on;
-    SET LOCAL work_mem = '64MB'
-"""
+MAX_FINDINGS = 10  # of one check: enough to find the cause
 
 
 @dataclass(frozen=True)
-class Error:
-    """One thing that is wrong; with neither account nor number if it is wrong with the books as a whole."""
+class Finding:
+    """One error. Account or number is None if the error is not about one account or one transfer."""
 
     check: str
     account: str | None
@@ -42,26 +28,26 @@ class Error:
 
 @dataclass(frozen=True)
 class Report:
-    """What was read: all accounts, all holds, and the transfers after `since` up to `last_number`. What is wrong."""
+    """The counts of what was read, and the errors. `transfers` counts those after `since`, up to `last_number`."""
 
     since: int
     last_number: int
     accounts: int
     transfers: int
     holds: int
-    errors: list[Error]
+    errors: list[Finding]
 
 
-def run(connection: Connection[Any], since: int = 0, show: Callable[[str], None] = lambda check: None) -> Report:
-    """Prove the books after `since` in one transaction. The name of each check is shown before it runs."""
+def run(connection: Connection[Any], since: int = 0, on_check: Callable[[str], None] | None = None) -> Report:
+    """Run all checks in one transaction. `on_check` is called with the name of each check before it runs."""
     errors = []
-    parameters = {"since": since, "most": MOST_ERRORS}
-    with database.one_moment(connection):
-        connection.execute(SETTINGS)
-        for check, statement in CHECKS.items():
-            show(check)
-            wrong = connection.execute(FIRST_ERRORS.format(SQL(statement)), parameters)
-            errors += [Error(check, *row) for row in wrong]
+    with database.read_only_snapshot(connection):
+        # The settings of database.SESSION suit short statements. Beyond work_mem, a sort uses the server's disk.
+        connection.execute("SET LOCAL enable_seqscan = on; SET LOCAL work_mem = '64MB'")
+        for check in CHECKS:
+            if on_check:
+                on_check(check)
+            errors += _find(connection, check, since)
         [(last_number, accounts, transfers, holds)] = connection.execute(
             """
             SELECT
@@ -70,15 +56,29 @@ def run(connection: Connection[Any], since: int = 0, show: Callable[[str], None]
                 (SELECT count(*) FROM transfer WHERE number > %(since)s),
                 (SELECT count(*) FROM hold)
             """,
-            parameters,
+            {"since": since},
         ).fetchall()
     return Report(since, last_number, accounts, transfers, holds, errors)
 
 
-# Each returns account, number and a sentence. A transfer is posted if it has a number, which `numbers` proves.
+def _find(connection: Connection[Any], check: str, since: int) -> list[Finding]:
+    """The first MAX_FINDINGS errors of a check, by number."""
+    # Without MATERIALIZED, PostgreSQL plans the check as if its first rows came early. With no errors that is slow.
+    statement = SQL("""
+        WITH finding (account, number, message) AS MATERIALIZED ({})
+        SELECT account, number, message
+        FROM finding
+        ORDER BY number, account
+        LIMIT %(limit)s
+    """).format(SQL(CHECKS[check]))
+    rows = connection.execute(statement, {"since": since, "limit": MAX_FINDINGS})
+    return [Finding(check, *row) for row in rows]
+
+
+# Each returns account, number and a sentence. They treat a transfer with a number as posted, which `numbers` verifies.
 CHECKS: dict[str, LiteralString] = {
-    # From the account's last entry up to `since`, or from 0, each entry leads to the next, and the last one to the
-    # balance of the account, which stands behind them without a number: it is all that came in less all that went out.
+    # A chain for each account: it begins with the balance of the last entry up to `since`, or 0. Each entry adds its
+    # change. The last link, without a number and with the change 0, is the balance of the account.
     "balances": """
         WITH entry AS (
             SELECT from_account AS account, number, -amount AS change, from_balance AS balance
@@ -107,7 +107,7 @@ CHECKS: dict[str, LiteralString] = {
             ) AS before
             FROM entry
         )
-        SELECT account, number, concat('the balance is ', balance, ', the entries make ', before + change)
+        SELECT account, number, concat('the balance is ', balance, ', expected ', before + change)
         FROM chain
         WHERE balance IS DISTINCT FROM before + change
     """,
@@ -120,7 +120,7 @@ CHECKS: dict[str, LiteralString] = {
             SELECT from_account, NULL, id, currency FROM hold WHERE status = 'open'
         )
         SELECT entry.account, number,
-            concat('the currency of ', entry.id, ' is ', entry.currency, ', of the account ', account.currency)
+            concat('the currency of ', entry.id, ' is ', entry.currency, ', that of the account is ', account.currency)
         FROM entry
         LEFT JOIN account ON account.id = entry.account
         WHERE entry.currency IS DISTINCT FROM account.currency
@@ -131,7 +131,7 @@ CHECKS: dict[str, LiteralString] = {
         HAVING sum(balance) <> 0
     """,
     "held": """
-        SELECT id, NULL::bigint, concat('it has ', held, ' held, its open holds are ', coalesce(total, 0))
+        SELECT id, NULL::bigint, concat('the held amount is ', held, ', the open holds sum to ', coalesce(total, 0))
         FROM account
         LEFT JOIN (
             SELECT from_account, sum(amount) AS total FROM hold WHERE status = 'open' GROUP BY from_account
@@ -139,7 +139,7 @@ CHECKS: dict[str, LiteralString] = {
         WHERE held <> coalesce(total, 0)
     """,
     "floors": """
-        SELECT id, NULL::bigint, concat('it has ', balance - held, ' available, its floor is ', min_balance)
+        SELECT id, NULL::bigint, concat('the available amount is ', balance - held, ', min_balance is ', min_balance)
         FROM account
         WHERE balance - held < min_balance
     """,
@@ -152,13 +152,13 @@ CHECKS: dict[str, LiteralString] = {
         ) AS numbered
         WHERE number <> before + 1
         UNION ALL
-        SELECT NULL, number, concat('the transfer ', id, ' is ', status, ', its amount is ', amount)
+        SELECT NULL, number, concat('the status of ', id, ' is ', status, ', its amount is ', amount)
         FROM transfer
         WHERE (number > %(since)s OR %(since)s = 0)
             AND ((status = 'posted') <> (coalesce(number, 0) > 0) OR amount < 1)
     """,
     "times": """
-        SELECT NULL, number, concat('it was posted at ', created_at, ', the one before it at ', before)
+        SELECT NULL, number, concat('it was posted at ', created_at, ', the transfer before it at ', before)
         FROM (
             SELECT number, created_at, lag(created_at) OVER (ORDER BY number) AS before
             FROM transfer
@@ -167,20 +167,20 @@ CHECKS: dict[str, LiteralString] = {
         WHERE created_at < before
     """,
     "journal": """
-        SELECT NULL, last_number, concat('it was ', last_at, ', the last transfer is ', number, ' of ', created_at)
+        SELECT NULL, last_number, concat('last_at is ', last_at, ', the last transfer is ', number, ' at ', created_at)
         FROM journal
         LEFT JOIN (
             SELECT number, created_at FROM transfer WHERE number > 0 ORDER BY number DESC LIMIT 1
         ) AS last_transfer ON true
         WHERE last_number <> coalesce(number, 0) OR last_at < created_at OR last_number < %(since)s
         UNION ALL
-        SELECT NULL, NULL, concat('it has ', count(*), ' rows') FROM journal HAVING count(*) <> 1
+        SELECT NULL, NULL, concat('the journal has ', count(*), ' rows') FROM journal HAVING count(*) <> 1
     """,
     "captures": """
         SELECT coalesce(transfer.from_account, hold.from_account), number, CASE
-            WHEN hold.id IS NULL THEN concat('it captures ', captures, ', which is no captured hold')
+            WHEN hold.id IS NULL THEN concat('it captures ', captures, ', which is not a captured hold')
             WHEN transfer.id IS NULL THEN concat('no posted transfer captures the captured hold ', hold.id)
-            ELSE concat('it takes ', transfer.amount, ' of the ', hold.amount, ' of ', hold.id, ' for ', captured_by)
+            ELSE concat('it does not match hold ', hold.id, ': amount ', hold.amount, ', captured_by ', captured_by)
         END
         FROM (
             SELECT id, from_account, to_account, amount, currency, captured_by FROM hold WHERE status = 'captured'
@@ -196,7 +196,7 @@ CHECKS: dict[str, LiteralString] = {
     """,
     "reversals": """
         SELECT reversal.from_account, reversal.number,
-            concat('with it, ', reversed, ' of the ', original.amount, ' of ', reversal.reverses, ' are given back')
+            concat('the reversals of ', reversal.reverses, ' sum to ', reversed, ', its amount is ', original.amount)
         FROM (
             SELECT number, from_account, to_account, currency, reverses,
                 sum(amount) OVER (PARTITION BY reverses ORDER BY number) AS reversed

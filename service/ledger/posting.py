@@ -1,246 +1,222 @@
-"""The rules of posting, as a pure function: what is asked and what stands in the books go in, what to write comes out.
+"""Posting: deciding and writing transfers and holds in one database transaction.
 
-The order of the rules for one request:
-1. An id that stands in the books keeps its outcome: the same content is a replay, other content a conflict.
-2. What it names must be there: accounts, hold, transfer. If not, nothing is remembered, for it may come yet.
-3. Hold, currency, status, floor and range decide between done and declined. Either is remembered for ever.
+A posting takes two round trips, whatever the number of its commands, and a third if a command names a hold or a
+transfer. Each commit that writes the status of expired holds of its accounts adds the same number.
 
-A frozen account takes part in nothing new: no transfer and no hold. What was decided before it was frozen goes on:
-its open holds may be captured or released, and its transfers reversed. A closed account takes part in nothing.
+Every posting takes its locks in one order, the accounts by id and then the journal row, and writes ids only while it
+holds the journal row. So no two postings wait for each other. The journal row is locked, written and committed by one
+message, so it is not locked during a round trip. That makes the numbers gapless and in commit order.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
-from service.contract import LIMITS
-from service.ledger.errors import Refusal
-from service.ledger.records import (
-    AccountState,
-    Hold,
-    HoldRequest,
-    Outcome,
-    Record,
-    Release,
-    Request,
-    Transfer,
-    TransferRequest,
-)
+from psycopg.sql import SQL
+
+from service import metrics
+from service.database import BeginAgain, Connection
+from service.ledger import accounts, clock, holds, rules, transfers
+from service.ledger.rules import LedgerState
+from service.ledger.types import AccountState, Command, Hold, Record, ReleaseCommand, Result, Transfer, TransferCommand
+
+# Only a race can violate these: two postings on different accounts use one id at the same time. The next attempt finds
+# the other's row. Any other constraint that is violated is a bug, because the rules decide first.
+RETRIED_CONSTRAINTS = frozenset({"transfer_pkey", "hold_pkey"})
+
+
+def post_one(connection: Connection, command: Command, *, caller: str) -> Result:
+    """Post one command. Raises its Refusal, also if it was stored as declined."""
+    (result,) = post(connection, [command], atomic=False, caller=caller)
+    if result.refusal:
+        raise result.refusal
+    return result
+
+
+def post(connection: Connection, commands: Sequence[Command], *, atomic: bool, caller: str) -> list[Result]:
+    """Decide the commands in one transaction, write what they change, and return one result per command, in order.
+
+    Safe to repeat. Raises Refusal `batch-refused` if a command of an atomic batch is refused; then nothing is written.
+    Raises BeginAgain after it has expired holds, or if a hold expires before the journal row is locked.
+    """
+    ids = _find_ids(connection, commands)
+    started_at = time.monotonic()
+    # Locks first, reads after: under READ COMMITTED each statement sees what was committed before it started.
+    with connection.pipeline():
+        connection.execute("BEGIN")
+        locked = accounts.lock(connection, ids.accounts)
+        time_read = clock.read(connection, ids.accounts)
+        known = transfers.select(connection, ids.transfers)
+        reversals = transfers.sum_reversals(connection, ids.reverses) if ids.reverses else ()
+        named = holds.select(connection, ids.holds) if ids.holds else ()
+    now = clock.expire_holds(connection, ids.accounts, time_read)  # commits and raises BeginAgain if any has expired
+    before = LedgerState(
+        accounts={account.id: account for account in locked},
+        transfers={transfer.id: transfer for transfer in known},
+        holds={hold.id: hold for hold in named},
+        reversed=dict(reversals),
+        now=now,
+    )
+    results, after = rules.decide(before, commands, atomic=atomic, caller=caller)
+    changes = _find_changes(before, after)
+    if changes.is_empty:
+        connection.execute("ROLLBACK")
+        return _finish(started_at, results, [])
+    write = _WRITE_TRANSFERS + _WRITE_HOLDS if changes.holds else _WRITE_TRANSFERS  # saves the planning for holds
+    statements = _LOCK_JOURNAL + write + _RETURN_NUMBERS + SQL("COMMIT")
+    written = connection.execute_and_commit(statements, changes.parameters())
+    if written is None:
+        raise BeginAgain  # a hold expired before the journal row was locked, and nothing was written
+    return _finish(started_at, results, changes.records(*written))
 
 
 @dataclass(frozen=True)
-class Books:
-    """What exists of all that the requests name, read under the locks of the accounts. `decide` brings it forward."""
+class _Ids:
+    """The rows that a posting locks or reads."""
 
-    accounts: dict[str, AccountState]
-    transfers: dict[str, Transfer]
-    holds: dict[str, Hold]  # those that are due are expired here already, and not in an account's `held`
-    reversed: dict[str, int]  # the sum of what was given back of a transfer
-    now: datetime  # the database's time after the locks
-
-
-class Broken(NamedTuple):
-    """The rule that a request would break, the account whose rule it is, and what was available."""
-
-    reason: str  # slug
-    account: AccountState
-    available: int | None = None
+    accounts: list[str]  # in the order in which they are locked
+    transfers: list[str]
+    reverses: list[str]
+    holds: list[str]
 
 
-def decide(books: Books, requests: Sequence[Request], *, atomic: bool, caller: str) -> tuple[list[Outcome], Books]:
-    """Decide the requests one after another, each on the books as the ones before it leave them.
-
-    Returns the outcomes in the order of the requests, and the books with what is to be written. An atomic batch ends
-    with Refusal `batch-refused` at the first request that would not be done.
-    """
-    books = Books(dict(books.accounts), dict(books.transfers), dict(books.holds), dict(books.reversed), books.now)
-    outcomes: list[Outcome] = []
-    for index, request in enumerate(requests):
-        try:
-            match request:
-                case TransferRequest():
-                    outcome = _transfer(books, request, caller)
-                case HoldRequest():
-                    outcome = _hold(books, request, caller)
-                case Release():
-                    outcome = _release(books, request)
-        except Refusal as refusal:  # raised before anything was changed, and not remembered
-            outcome = Outcome(None, refusal)
-        if atomic and outcome.refusal:
-            detail = f"Item {index} was refused: {outcome.refusal.detail} Nothing of the batch was kept."
-            members = {"index": index, "reason": outcome.refusal.slug, **outcome.refusal.members}
-            raise Refusal("batch-refused", detail, **members)
-        outcomes.append(outcome)
-    return outcomes, books
+def _find_ids(connection: Connection, commands: Sequence[Command]) -> _Ids:
+    """The ids that the commands name. The accounts of a hold or a transfer never change, so they are read unlocked."""
+    transfer_commands = [command for command in commands if isinstance(command, TransferCommand)]
+    hold_ids = [command.captures for command in transfer_commands if command.captures]
+    hold_ids += [command.id for command in commands if not isinstance(command, TransferCommand)]
+    reverses = [command.reverses for command in transfer_commands if command.reverses]
+    account_ids = {
+        account
+        for command in commands
+        if not isinstance(command, ReleaseCommand)
+        for account in (command.from_account, command.to_account)
+    }
+    if hold_ids or reverses:
+        named = connection.execute(
+            """
+            SELECT from_account, to_account FROM hold WHERE id = ANY(%(hold_ids)s)
+            UNION ALL
+            SELECT from_account, to_account FROM transfer WHERE id = ANY(%(reverses)s)
+            """,
+            {"hold_ids": hold_ids, "reverses": reverses},
+        )
+        account_ids.update(*named)
+    return _Ids(sorted(account_ids), [command.id for command in transfer_commands] + reverses, reverses, hold_ids)
 
 
-def declined_refusal(record: Record) -> Refusal:
-    """Why a transfer or hold was declined, told from its row alone, so that it is told the same for ever."""
-    account, available = record.declined_account, record.declined_available
-    match record.reason:
-        case "insufficient-funds":
-            detail = f"{account} had {available} available, and {record.amount} would pass its min_balance."
-            return Refusal("insufficient-funds", detail, account=account, available=available)
-        case "currency-mismatch":
-            return Refusal("currency-mismatch", f"{account} does not hold {record.currency}.", account=account)
-        case "balance-out-of-range":
-            return Refusal("balance-out-of-range", f"{account} would pass the range of balances.", account=account)
-        case "account-frozen" | "account-closed":
-            return Refusal(
-                record.reason, f"{account} was {record.reason.removeprefix('account-')} then.", account=account
-            )
-        case "hold-not-open":
-            return Refusal("hold-not-open", "The hold was captured, released or due, or never placed.")
-        case "capture-exceeds-hold" | "reversal-exceeds-transfer":
-            return Refusal(record.reason, f"{available} was left, {record.amount} was asked.", available=available)
-    raise AssertionError(f"bug: {record.id} was declined for an unknown reason")
+@dataclass(frozen=True)
+class _Changes:
+    """The rows that a posting writes."""
+
+    accounts: list[AccountState]
+    transfers: list[Transfer]  # new ones, in order
+    holds: list[Hold]  # new ones, and captured or released ones
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.transfers or self.holds)
+
+    def parameters(self) -> dict[str, Any]:
+        """What the statements below take. A transfer's number counts from the journal's last number."""
+        positions = self._positions()
+        transfer_rows = [{**vars(transfer), "number": positions.get(transfer.id)} for transfer in self.transfers]
+        must_not_expire = [hold.expires_at for hold in self.holds if hold.status != "declined" and hold.expires_at]
+        return {
+            "expires_at": min(must_not_expire, default="infinity"),
+            "account_ids": [account.id for account in self.accounts],
+            "balances": [account.balance for account in self.accounts],
+            "held_amounts": [account.held for account in self.accounts],
+            "posted": len(positions),
+            "transfers": json.dumps(transfer_rows),
+            "placed": json.dumps([vars(hold) for hold in self.holds if not hold.created_at], default=str),
+            "resolved": json.dumps([vars(hold) for hold in self.holds if hold.created_at], default=str),
+        }
+
+    def records(self, number_before: int, now: datetime) -> list[Record]:
+        """The transfers and holds as they were written."""
+        numbers = {id: number_before + position for id, position in self._positions().items()}
+        transfers = [replace(new, number=numbers.get(new.id), created_at=now) for new in self.transfers]
+        holds = [
+            replace(hold, created_at=hold.created_at or now, resolved_at=None if hold.status == "open" else now)
+            for hold in self.holds
+        ]
+        return [*transfers, *holds]
+
+    def _positions(self) -> dict[str, int]:
+        """1, 2, 3 … for the ids of the posted transfers, in order."""
+        posted = [transfer.id for transfer in self.transfers if transfer.status == "posted"]
+        return {id: position for position, id in enumerate(posted, start=1)}
 
 
-def _transfer(books: Books, request: TransferRequest, caller: str) -> Outcome:
-    if known := books.transfers.get(request.id):
-        given = {name: value for name, value in vars(request).items() if value not in ("", None)}
-        given |= {"captures": request.captures, "reverses": request.reverses, "takes_rest": request.amount is None}
-        return _replay(known, given)
-    transfer = _draft(books, request, caller)
-    source, target = books.accounts[transfer.from_account], books.accounts[transfer.to_account]
-    hold = books.holds[transfer.captures] if transfer.captures else None
-    if broken := _broken_by_transfer(books, transfer, source, target, hold):
-        return _declined(books.transfers, transfer, broken)
-    source = replace(source, balance=source.balance - transfer.amount, held=source.held - (hold.amount if hold else 0))
-    target = replace(target, balance=target.balance + transfer.amount)
-    books.accounts.update({source.id: source, target.id: target})
-    transfer = replace(transfer, from_balance=source.balance, to_balance=target.balance)
-    books.transfers[transfer.id] = transfer
-    if hold:
-        books.holds[hold.id] = replace(hold, status="captured", captured_by=transfer.id)
-    if transfer.reverses:
-        books.reversed[transfer.reverses] = books.reversed.get(transfer.reverses, 0) + transfer.amount
-    return Outcome(transfer, is_new=True)
-
-
-def _draft(books: Books, request: TransferRequest, caller: str) -> Transfer:
-    """The transfer with what it has from the hold or transfer that it names. Raises Refusal when one is missing.
-
-    What came between the reading and the locking has accounts that are not locked: the next try finds it.
-    """
-    source, target, currency, rest = request.from_account, request.to_account, request.currency, 0
-    if request.captures:
-        hold = books.holds.get(request.captures)
-        if hold is None or not {hold.from_account, hold.to_account} <= books.accounts.keys():
-            raise Refusal("hold-not-found", f"No hold has the id {request.captures}.")
-        source, target, currency, rest = hold.from_account, hold.to_account, hold.currency, hold.amount
-    if request.reverses:
-        original = books.transfers.get(request.reverses)
-        if original is None or not {original.from_account, original.to_account} <= books.accounts.keys():
-            raise Refusal("transfer-not-found", f"No transfer has the id {request.reverses}.")
-        source, target, currency = original.to_account, original.from_account, original.currency
-        rest = _left(books, original) or original.amount  # when nothing is left, this is what it is declined for
-    _require_accounts(books, source, target)
-    return Transfer(
-        id=request.id,
-        from_account=source,
-        to_account=target,
-        amount=request.amount or rest,
-        currency=currency,
-        metadata=request.metadata,
-        created_by=caller,
-        captures=request.captures,
-        reverses=request.reverses,
-        takes_rest=request.amount is None,
+def _find_changes(before: LedgerState, after: LedgerState) -> _Changes:
+    return _Changes(
+        accounts=[account for id, account in after.accounts.items() if account != before.accounts[id]],
+        transfers=[transfer for id, transfer in after.transfers.items() if id not in before.transfers],
+        holds=[hold for id, hold in after.holds.items() if hold != before.holds.get(id)],
     )
 
 
-def _broken_by_transfer(
-    books: Books, transfer: Transfer, source: AccountState, target: AccountState, hold: Hold | None
-) -> Broken | None:
-    if hold and hold.status != "open":
-        return Broken("hold-not-open", source)
-    if hold and transfer.amount > hold.amount:
-        return Broken("capture-exceeds-hold", source, hold.amount)
-    if transfer.reverses and transfer.amount > (left := _left(books, books.transfers[transfer.reverses])):
-        return Broken("reversal-exceeds-transfer", source, left)
-    was_decided = bool(transfer.captures or transfer.reverses)
-    freed = hold.amount if hold else 0
-    if broken := _broken_by_any(source, target, transfer, freed=freed, was_decided=was_decided):
-        return broken
-    if target.balance + transfer.amount > LIMITS.amount_max:
-        return Broken("balance-out-of-range", target)
-    return None
+def _finish(started_at: float, results: list[Result], written: list[Record]) -> list[Result]:
+    """Count what was written, and return the results with the numbers and times that their records got.
+
+    The second of two equal commands of a batch gets them too.
+    """
+    metrics.POSTING_SECONDS.observe(time.monotonic() - started_at)
+    metrics.POSTING_SIZE.observe(len(results))
+    for record in written:
+        counter = metrics.TRANSFERS if isinstance(record, Transfer) else metrics.HOLDS
+        counter.labels(record.status, record.reason or "").inc()
+    by_id = {(type(record), record.id): record for record in written}
+    return [
+        replace(result, record=by_id.get((type(result.record), result.record.id), result.record))
+        if result.record
+        else result
+        for result in results
+    ]
 
 
-def _hold(books: Books, request: HoldRequest, caller: str) -> Outcome:
-    if known := books.holds.get(request.id):
-        return _replay(known, vars(request))
-    _require_accounts(books, request.from_account, request.to_account)
-    hold = Hold(**vars(request), created_by=caller)
-    source, target = books.accounts[hold.from_account], books.accounts[hold.to_account]
-    broken = _broken_by_any(source, target, hold, freed=0, was_decided=False)
-    if hold.expires_at and hold.expires_at <= books.now:
-        broken = Broken("hold-not-open", source)  # it came too late to hold anything
-    if source.held + hold.amount > LIMITS.amount_max:
-        broken = broken or Broken("balance-out-of-range", source)
-    if broken:
-        return _declined(books.holds, hold, broken)
-    books.accounts[source.id] = replace(source, held=source.held + hold.amount)
-    books.holds[hold.id] = hold
-    return Outcome(hold, is_new=True)
-
-
-def _release(books: Books, request: Release) -> Outcome:
-    hold = books.holds.get(request.id)
-    if hold is None or hold.from_account not in books.accounts:
-        raise Refusal("not-found", "No hold has this id.")
-    if hold.status in ("released", "expired"):
-        return Outcome(hold)
-    if hold.status != "open":
-        return Outcome(hold, Refusal("hold-not-open", f"The hold is {hold.status}, and stays so."))
-    source = books.accounts[hold.from_account]
-    books.accounts[source.id] = replace(source, held=source.held - hold.amount)
-    books.holds[hold.id] = replace(hold, status="released")
-    return Outcome(books.holds[hold.id], is_new=True)
-
-
-def _replay(known: Record, given: Mapping[str, Any]) -> Outcome:
-    names = {"from_account": "from", "to_account": "to", "takes_rest": "amount"}  # as the caller knows them
-    differs = {names.get(name, name): None for name, value in given.items() if getattr(known, name) != value}
-    if differs:
-        raise Refusal("id-conflict", f"{known.id} was used before with other content.", differs=list(differs))
-    if known.status == "declined":
-        return Outcome(known, declined_refusal(known))
-    return Outcome(known)
-
-
-def _declined(records: dict[str, Any], record: Record, broken: Broken) -> Outcome:
-    reason, account, available = broken
-    why: dict[str, Any] = {"reason": reason, "declined_account": account.id, "declined_available": available}
-    records[record.id] = declined = replace(record, status="declined", **why)
-    return Outcome(declined, declined_refusal(declined), is_new=True)
-
-
-def _require_accounts(books: Books, *ids: str) -> None:
-    for id in ids:
-        if id not in books.accounts:
-            raise Refusal("account-not-found", f"{id} was never opened.", account=id)
-
-
-def _left(books: Books, original: Transfer) -> int:
-    """What of a transfer was not given back yet; nothing of one that was declined."""
-    return original.amount - books.reversed.get(original.id, 0) if original.status == "posted" else 0
-
-
-def _broken_by_any(
-    source: AccountState, target: AccountState, record: Record, *, freed: int, was_decided: bool
-) -> Broken | None:
-    """The rules that transfers and holds share: currency, status, floor, range. `freed` is what a capture frees."""
-    for account in (source, target):
-        if account.currency != record.currency:
-            return Broken("currency-mismatch", account)
-    for account in (source, target):
-        if account.status == "closed" or (account.status == "frozen" and not was_decided):
-            return Broken(f"account-{account.status}", account)
-    if source.min_balance is not None and source.available + freed - record.amount < source.min_balance:
-        return Broken("insufficient-funds", source, source.available)
-    if source.available + freed - record.amount < -LIMITS.amount_max:
-        return Broken("balance-out-of-range", source)
-    return None
+# The time is read after the lock. If a hold that is placed, captured or released expires at or before that time,
+# journal_taken is empty, so nothing is written and no row is returned.
+_LOCK_JOURNAL = SQL("SELECT FROM journal WHERE only_row FOR NO KEY UPDATE;")
+_WRITE_TRANSFERS = SQL(
+    """
+    WITH clock AS MATERIALIZED (
+        SELECT greatest(last_at, clock_timestamp()) AS now FROM journal WHERE only_row
+    ), journal_taken AS (
+        UPDATE journal
+        SET last_number = last_number + %(posted)s, last_at = now
+        FROM clock
+        WHERE only_row AND now < %(expires_at)s
+        RETURNING last_number - %(posted)s AS number_before, last_at
+    ), account_written AS (
+        UPDATE account
+        SET balance = changed.balance, held = changed.held
+        FROM journal_taken, unnest(%(account_ids)s::text[], %(balances)s::bigint[], %(held_amounts)s::bigint[])
+            AS changed (id, balance, held)
+        WHERE account.id = changed.id
+    ), transfer_written AS (
+        INSERT INTO transfer (number, created_at, {columns})
+        SELECT number_before + number, last_at, {columns}
+        FROM journal_taken, jsonb_populate_recordset(NULL::transfer, %(transfers)s)
+    )
+    """
+).format(columns=transfers.COLUMNS)
+_WRITE_HOLDS = SQL(
+    """
+    , hold_placed AS (
+        INSERT INTO hold (created_at, resolved_at, {columns})
+        SELECT last_at, CASE WHEN status <> 'open' THEN last_at END, {columns}
+        FROM journal_taken, jsonb_populate_recordset(NULL::hold, %(placed)s)
+    ), hold_resolved AS (
+        UPDATE hold
+        SET status = resolved.status, captured_by = resolved.captured_by, resolved_at = last_at
+        FROM journal_taken, jsonb_populate_recordset(NULL::hold, %(resolved)s) AS resolved
+        WHERE hold.id = resolved.id
+    )
+    """
+).format(columns=holds.COLUMNS)
+_RETURN_NUMBERS = SQL("SELECT number_before, last_at FROM journal_taken;")

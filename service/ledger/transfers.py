@@ -1,49 +1,36 @@
-"""Reading transfers back: by id, the feed, an account's statement, and its balance in the past."""
+"""Reading transfers: by id, by number, and as the entries of one account."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Collection
 
 from psycopg import Cursor
 from psycopg.rows import TupleRow, class_row
 from psycopg.sql import SQL
 
 from service.database import Connection
-from service.ledger.records import Transfer
+from service.ledger.types import Entry, Transfer
 
-
-@dataclass(frozen=True)
-class Entry:
-    """One account's view of one posted transfer: the signed amount and the balance after it."""
-
-    number: int
-    transfer: str
-    amount: int
-    balance: int
-    counterparty: str
-    created_at: datetime
+# Every column of a transfer except number and created_at, which a posting takes from the journal row.
+COLUMNS = SQL(
+    "id, status, reason, from_account, to_account, amount, currency, from_balance, to_balance, "
+    "declined_account, declined_available, captures, reverses, takes_rest, metadata, created_by"
+)
+_SELECT = SQL("SELECT number, created_at, {columns} FROM transfer ").format(columns=COLUMNS)
 
 
 def get(connection: Connection, id: str) -> Transfer | None:
-    """The transfer under this id, posted or declined."""
-    return read(connection, [id]).fetchone()
+    """The transfer with this id, posted or declined, or None."""
+    return select(connection, [id]).fetchone()
 
 
-def read(connection: Connection, ids: Sequence[str]) -> Cursor[Transfer]:
+def select(connection: Connection, ids: Collection[str]) -> Cursor[Transfer]:
     """The rows of these transfers, posted or declined."""
     return connection.cursor(row_factory=class_row(Transfer)).execute(
-        """
-        SELECT id, number, status, reason, from_account, to_account, amount, currency, from_balance, to_balance,
-            declined_account, declined_available, captures, reverses, takes_rest, metadata, created_at, created_by
-        FROM transfer
-        WHERE id = ANY(%(ids)s)
-        """,
-        {"ids": ids},
+        _SELECT + SQL("WHERE id = ANY(%(ids)s)"), {"ids": list(ids)}
     )
 
 
-def given_back(connection: Connection, ids: Sequence[str]) -> Cursor[TupleRow]:
-    """The id and the sum of the reversals of each of these transfers that has any."""
+def sum_reversals(connection: Connection, ids: Collection[str]) -> Cursor[TupleRow]:
+    """The id of each of these transfers that has posted reversals, and their sum."""
     return connection.execute(
         """
         SELECT reverses, sum(amount)::bigint
@@ -51,33 +38,24 @@ def given_back(connection: Connection, ids: Sequence[str]) -> Cursor[TupleRow]:
         WHERE reverses = ANY(%(ids)s) AND status = 'posted'
         GROUP BY reverses
         """,
-        {"ids": ids},
+        {"ids": list(ids)},
     )
 
 
-def read_on(connection: Connection, *, after: int, limit: int) -> list[Transfer]:
-    """The posted transfers whose numbers follow `after`, in the order of their numbers."""
+def list_after(connection: Connection, *, after: int, limit: int) -> list[Transfer]:
+    """The posted transfers with number > `after`, by number."""
     cursor = connection.cursor(row_factory=class_row(Transfer))
-    return cursor.execute(
-        """
-        SELECT id, number, status, reason, from_account, to_account, amount, currency, from_balance, to_balance,
-            declined_account, declined_available, captures, reverses, takes_rest, metadata, created_at, created_by
-        FROM transfer
-        WHERE number > %(after)s
-        ORDER BY number
-        LIMIT %(limit)s
-        """,
-        {"after": after, "limit": limit},
-    ).fetchall()
+    statement = _SELECT + SQL("WHERE number > %(after)s ORDER BY number LIMIT %(limit)s")
+    return cursor.execute(statement, {"after": after, "limit": limit}).fetchall()
 
 
-def entries(
+def list_entries(
     connection: Connection, account: str, *, after: int, before: int, newest_first: bool, limit: int
 ) -> list[Entry]:
     """The account's entries with after < number < before, oldest or newest first.
 
-    Each half reads its index in order and stops at a limit of its own: with one limit around both, PostgreSQL 18 reads
-    and sorts all entries of the account.
+    Each half reads its index in order and has a limit of its own: with one limit around both, PostgreSQL 18 reads and
+    sorts all entries of the account.
     """
     statement = SQL(
         """
@@ -105,42 +83,7 @@ def entries(
     return cursor.execute(statement, {"account": account, "after": after, "before": before, "limit": limit}).fetchall()
 
 
-def last_number(connection: Connection) -> int:
-    """The number of the newest posted transfer; 0 before the first."""
-    (number,) = connection.execute("SELECT last_number FROM journal").fetchone() or (0,)
-    return int(number)
-
-
-def number_at(connection: Connection, at: datetime) -> int | None:
-    """The last number up to a moment, for ever the same; None while the moment is still to come.
-
-    A moment behind the newest transfer is closed by the question: no posting gets a time up to it any more, also none
-    that is on its way. Postings that wait for the journal row see its new time.
-    """
-    closed = connection.execute(
-        """
-        UPDATE journal
-        SET last_at = %(at)s + interval '1 microsecond'
-        WHERE only_row AND last_at <= %(at)s AND %(at)s < clock_timestamp()
-        RETURNING last_number
-        """,
-        {"at": at},
-    ).fetchone()
-    if closed:
-        return int(closed[0])
-    row = connection.execute(
-        """
-        SELECT coalesce(number, 0)
-        FROM journal
-        LEFT JOIN LATERAL (
-            SELECT number
-            FROM transfer
-            WHERE created_at <= %(at)s AND number IS NOT NULL
-            ORDER BY created_at DESC, number DESC
-            LIMIT 1
-        ) AS newest ON true
-        WHERE last_at > %(at)s
-        """,
-        {"at": at},
-    ).fetchone()
-    return int(row[0]) if row else None
+def balance_after(connection: Connection, account: str, number: int) -> int:
+    """The account's balance after the transfer with this number; 0 before its first transfer."""
+    entries = list_entries(connection, account, after=0, before=number + 1, newest_first=True, limit=1)
+    return entries[0].balance if entries else 0

@@ -1,4 +1,5 @@
-"""Migrations: numbered SQL files, applied once each, in order, and never edited.
+"""Migrations: numbered SQL files, each applied once, in order, and never edited.
 
-`history` says what a database has; `runner` brings it forward; the service itself only looks.
+`files` reads sql/, `history` compares it with the database, `runner` applies what is pending. The service itself only
+compares: it applies nothing.
 """

@@ -1,4 +1,4 @@
-"""What a database has, and what it lacks: the rows of schema_migration against the files of sql/."""
+"""The table schema_migration, which has one row for each applied migration, and its comparison with sql/."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,29 +9,29 @@ from psycopg.rows import class_row
 
 from service.migrate.files import CONFLICT, INTEGRITY, Migration, MigrationError
 
-LOCAL = "if only your own database has it, make that anew: make clean, or DROP DATABASE and CREATE DATABASE, then up"
+FIX_LOCAL = "if it is only in your local database, recreate that: make clean, or DROP and CREATE DATABASE; then up"
 
 
 @dataclass(frozen=True)
 class Applied:
-    """One row of schema_migration, as far as it is compared with anything."""
+    """The columns of schema_migration that are compared."""
 
     version: int
     name: str
     checksum: str
     min_code: int  # the migration's contract_for
-    schema: str | None = None  # what schema.read found after it. None: applied by a runner that did not look
+    schema: str | None = None  # what schema.read returned after it; None if the first version of this runner applied it
 
 
-def exists(connection: Connection[Any]) -> bool:
-    """Whether this database ever saw a migration by a runner like this one."""
-    asked = "SELECT FROM pg_attribute WHERE attrelid = to_regclass('public.schema_migration') AND attname = 'schema'"
-    return connection.execute(asked).fetchone() is not None
+def has_history(connection: Connection[Any]) -> bool:
+    """Whether schema_migration exists with all its columns; its first version lacked two."""
+    query = "SELECT FROM pg_attribute WHERE attrelid = to_regclass('public.schema_migration') AND attname = 'schema'"
+    return connection.execute(query).fetchone() is not None
 
 
 def create(connection: Connection[Any]) -> None:
-    """Make the table of the history: a row is one migration as it was applied. sql/0001 lets the service read it."""
-    if not exists(connection):
+    """Create schema_migration, or add its missing columns. sql/0001 grants the service the right to read it."""
+    if not has_history(connection):
         connection.execute(
             """
             CREATE TABLE IF NOT EXISTS public.schema_migration (
@@ -43,15 +43,15 @@ def create(connection: Connection[Any]) -> None:
                 applied_by text NOT NULL DEFAULT current_user,
                 app_version text NOT NULL
             );
-            -- The first runner made the table without these.
+            -- The first version of this runner created the table without these two.
             ALTER TABLE public.schema_migration ADD COLUMN min_code integer NOT NULL DEFAULT 0, ADD COLUMN schema text
             """
         )
 
 
 def read_history(connection: Connection[Any]) -> list[Applied]:
-    """What was applied to this database, in order; nothing when it never saw a migration."""
-    if not exists(connection):
+    """The applied migrations in order; none if `has_history` is false."""
+    if not has_history(connection):
         return []
     cursor = connection.cursor(row_factory=class_row(Applied))
     return cursor.execute(
@@ -64,30 +64,30 @@ def read_history(connection: Connection[Any]) -> list[Applied]:
 
 
 def reconcile(files: Sequence[Migration], history: Sequence[Applied]) -> list[Migration]:
-    """The migrations still to be applied. Pure.
+    """The migrations that are pending. A pure function.
 
-    Raises MigrationError INTEGRITY when an applied one is edited, renamed or missing, CONFLICT when a newer one took
-    away what this code needs. Otherwise a history that is ahead is in order: older code runs on an expanded schema.
+    Raises MigrationError with INTEGRITY if an applied migration was edited, renamed or removed, and with CONFLICT if
+    one excludes this code (contract-for). More rows than files are no error: older code runs on an expanded schema.
     """
     if [applied.version for applied in history] != list(range(1, len(history) + 1)):
-        raise MigrationError(INTEGRITY, "the versions in schema_migration have gaps", "ask who changed that table")
+        raise MigrationError(INTEGRITY, "the versions in schema_migration have gaps", "restore the deleted rows")
     for file, applied in zip(files, history, strict=False):
         if (file.name, file.checksum) != (applied.name, applied.checksum):
             raise MigrationError(
                 INTEGRITY,
                 f"sql/{file.name} was edited or renamed after it was applied as {applied.name}: "
                 f"applied {applied.checksum}, file {file.checksum}",
-                f"git checkout the file as it was applied and write a new migration; {LOCAL}",
+                f"restore the applied file with git checkout and write a new migration; {FIX_LOCAL}",
             )
     needed = max((applied.min_code for applied in history), default=0)
     if needed > len(files):
-        wrong = f"the database needs code that knows migration {needed:04}, this code knows {len(files)} migrations"
-        raise MigrationError(CONFLICT, wrong, "deploy a newer release: none older than that runs on this database")
+        message = f"the database needs code that knows migration {needed:04}, this code knows 0001 to {len(files):04}"
+        raise MigrationError(CONFLICT, message, "deploy a newer release")
     return list(files[len(history) :])
 
 
-def look(connection: Connection[Any]) -> tuple[int, int, bool]:
-    """The newest migration, the oldest code that may run on it, and whether the database takes writes."""
+def read_schema_state(connection: Connection[Any]) -> tuple[int, int, bool]:
+    """The number of the newest migration, the highest min_code, and whether the database accepts writes."""
     row = connection.execute(
         """
         SELECT coalesce(max(version), 0), coalesce(max(min_code), 0), current_setting('transaction_read_only') = 'off'

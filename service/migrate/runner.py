@@ -1,8 +1,8 @@
-"""Brings a database forward: one runner at a time, one transaction for each file, and proof of the result.
+"""Applies pending migrations: one runner at a time, each file in one transaction.
 
-The schema is compared before anything is done with what the last migration left, so that no change by hand goes unseen,
-and before each COMMIT with what the seal promises. A file that cannot run in a transaction is one statement about one
-index, which is dropped and made again: there is no half-done state.
+Before the first file, the live schema must be the one that the last migration left, so that manual changes are found.
+Before each COMMIT, it must have the fingerprint of the checksum file. A file that cannot run in a transaction is one
+statement about one index, which is dropped and built again, so that no incomplete state needs repair.
 """
 
 import contextlib
@@ -19,19 +19,20 @@ from service import VERSION
 from service.logs import log
 from service.migrate import schema
 from service.migrate.files import DRIFT, FAILED, INTERRUPTED, LOCKED, UNFIT, Migration, MigrationError, fingerprint
-from service.migrate.history import LOCAL, create, read_history, reconcile
+from service.migrate.history import FIX_LOCAL, create, read_history, reconcile
 
-LOCK_KEY = 0x6C6564676572  # "ledger"; one key for all runners of one database
+LOCK_KEY = 0x6C6564676572  # "ledger" in ASCII; an advisory lock is local to its database
 LOCK_WAIT_SECONDS = 60.0
 LOCK_POLL_SECONDS = 0.2  # polled, because waiting inside pg_advisory_lock deadlocks with CREATE INDEX CONCURRENTLY
-TABLE_LOCK_TIMEOUT_MS = 500  # everybody's reads queue behind an ALTER TABLE that waits
+TABLE_LOCK_TIMEOUT_MS = 500  # all reads of a table queue behind an ALTER TABLE that waits for its lock
 TABLE_LOCK_ATTEMPTS = 10
-AUTOVACUUM_LOCK_TIMEOUT_MS = 2000  # an autovacuum gives way to who waits for longer than deadlock_timeout, 1 s
-TABLE_LOCK_PAUSE_SECONDS = 4.0  # the longest between two of them: all together take about a quarter of a minute
+TABLE_LOCK_PAUSE_SECONDS = 4.0  # the longest pause between two attempts; all attempts together take about 15 s
+# PostgreSQL cancels an autovacuum for a lock request that waits longer than deadlock_timeout, 1 s by default.
+AUTOVACUUM_LOCK_TIMEOUT_MS = 2000
 OLDEST_MAJOR = 15
 
-# What files and the text of the schema must not depend on, whatever the login or the file before has set or left. The
-# last line holds for the rest of a transaction, if this runs in one.
+# Resets the session, so that neither the settings of the login nor the previous file affect a file or the text of the
+# schema. The last line is for the transaction around this, if there is one.
 SESSION = SQL("""
     RESET ROLE; RESET ALL; DISCARD TEMP;
     SET search_path = public; SET default_transaction_isolation = 'read committed'; SET client_encoding = 'UTF8';
@@ -40,57 +41,58 @@ SESSION = SQL("""
     SELECT set_config(name, '0', false) FROM pg_settings WHERE name LIKE '%_timeout' AND context = 'user';
     SELECT set_config('lock_timeout', {}, true)
 """).format(Literal(f"{TABLE_LOCK_TIMEOUT_MS}ms"))
-_UNDO = f"undo by hand what the lines show, or write it as a migration if it should stay; {LOCAL}"
+_FIX_DRIFT = f"undo the change that the lines show, or write it as a migration if it should stay; {FIX_LOCAL}"
 
 
 def up(connection: Connection[Any], files: Sequence[Migration]) -> list[Migration]:
-    """Apply what is pending and return it. Raises MigrationError or psycopg.Error.
+    """Apply the pending migrations and return them. Raises MigrationError or psycopg.Error.
 
-    `connection` is the owner's, in autocommit mode; close it afterwards, which also gives the lock back.
+    `connection` needs the login of the owner and autocommit mode. Close it afterwards, which also releases the lock.
     """
     _prepare(connection)
-    with connection.transaction():  # so that a database which is refused does not even get the table
+    with connection.transaction():  # if the comparison fails, schema_migration is not created
         create(connection)
         pending = _compare(connection, files)
     for migration in pending:
         try:
-            duration_ms = (_apply_alone if migration.index else _apply)(connection, migration)
+            apply = _apply_without_transaction if migration.index else _apply_in_transaction
+            duration_ms = apply(connection, migration)
         except Error as error:
-            raise _stopped(connection, migration, error) from error
+            raise _migration_error(connection, migration, error) from error
         extra = {"event": "migration.applied", "migration": migration.name, "duration_ms": duration_ms}
         log.info("%s applied", migration.name, extra=extra)
     return pending
 
 
 def verify(connection: Connection[Any], files: Sequence[Migration]) -> list[Migration]:
-    """Compare files, history and live schema, and return what is pending. Touches nothing. Raises as `up` does."""
+    """Compare files, history and live schema; returns the pending migrations. Writes nothing. Raises as `up` does."""
     _prepare(connection)
     return _compare(connection, files)
 
 
 def _prepare(connection: Connection[Any]) -> None:
-    """Make the session ours, if it is one, and wait for other runners: what they do meanwhile would look like drift."""
-    asked = "SELECT pg_backend_pid(), current_setting('transaction_read_only') = 'on'"
-    backend_pid, is_read_only = connection.execute(asked).fetchone() or (0, False)
-    for wrong, is_so in (
-        ("a standby, or default_transaction_read_only is on", is_read_only),
-        ("a pooler, where the lock would not be ours alone", backend_pid != connection.info.backend_pid),
-        (f"a PostgreSQL older than {OLDEST_MAJOR}", connection.info.server_version < OLDEST_MAJOR * 10000),
+    """Check the connection, reset the session, and take the lock: changes by another runner would look like drift."""
+    query = "SELECT pg_backend_pid(), current_setting('transaction_read_only') = 'on'"
+    backend_pid, is_read_only = connection.execute(query).fetchone() or (0, False)
+    for is_unfit, server in (
+        (is_read_only, "a standby, or a database with default_transaction_read_only = on"),
+        (backend_pid != connection.info.backend_pid, "a connection pooler, where a session lock is not safe"),
+        (connection.info.server_version < OLDEST_MAJOR * 10000, f"a PostgreSQL older than {OLDEST_MAJOR}"),
     ):
-        if is_so:
-            fix = "set MIGRATE_DATABASE_URL to a direct connection to the primary, as the owner of the tables"
-            raise MigrationError(UNFIT, f"this connection leads to {wrong}", fix)
+        if is_unfit:
+            fix = "set MIGRATE_DATABASE_URL to a direct connection to the primary, with the owner of the tables"
+            raise MigrationError(UNFIT, f"this connection leads to {server}", fix)
     connection.execute(SESSION)
     until = time.monotonic() + LOCK_WAIT_SECONDS
     while connection.execute("SELECT pg_try_advisory_lock(%s)", [LOCK_KEY]).fetchone() != (True,):
         if time.monotonic() > until:
-            wrong = f"another runner held the lock for {LOCK_WAIT_SECONDS:.0f} s: {_holders(connection, 'advisory')}"
-            raise MigrationError(LOCKED, wrong, "run this again when it is done, or SELECT pg_terminate_backend(PID)")
+            message = f"another runner held the lock for {LOCK_WAIT_SECONDS:.0f} s: {_holders(connection, 'advisory')}"
+            raise MigrationError(LOCKED, message, "try again later, or SELECT pg_terminate_backend(PID)")
         time.sleep(random.uniform(0.5, 1.5) * LOCK_POLL_SECONDS)
 
 
 def _holders(connection: Connection[Any], kind: str) -> str:
-    """Who holds locks of this kind in this database, other than on catalogs, and on what."""
+    """The other sessions that hold locks of this kind in this database, and on which tables, except system catalogs."""
     rows = connection.execute(
         """
         SELECT concat_ws(' ', 'pid', pid, nullif(application_name, ''),
@@ -105,10 +107,11 @@ def _holders(connection: Connection[Any], kind: str) -> str:
         """,
         {"kind": kind},
     ).fetchall()
-    return "; ".join(who for (who,) in rows) or "whoever it was is gone"
+    return "; ".join(session for (session,) in rows) or "the session that held it has ended"
 
 
 def _compare(connection: Connection[Any], files: Sequence[Migration]) -> list[Migration]:
+    """Compare files, history and live schema; returns the pending migrations. Raises MigrationError."""
     history, live = read_history(connection), schema.read(connection)
     try:
         pending = reconcile(files, history)
@@ -117,30 +120,31 @@ def _compare(connection: Connection[Any], files: Sequence[Migration]) -> list[Mi
             error.difference = schema.difference(files[-1].snapshot, live)
         raise
     expected = history[-1].schema if history else schema.major(live)
-    unfinished = f"index {pending[0].index} " if pending else "none"  # an earlier try may have left or dropped it
+    unfinished = f"index {pending[0].index} " if pending else "none"  # an interrupted run may have left or dropped it
     if difference := [line for line in schema.difference(expected, live) if not line[2:].startswith(unfinished)]:
-        raise MigrationError(DRIFT, "the live schema is not what the migrations left", _UNDO, difference)
+        raise MigrationError(DRIFT, "the live schema is not the one that the migrations left", _FIX_DRIFT, difference)
     if len(history) == len(files):
-        _prove(files[-1], live)
+        _check_fingerprint(files[-1], live)
     return pending
 
 
-def _prove(migration: Migration, live: str) -> None:
-    """The schema after a migration is the one that was sealed with it."""
-    if migration.sealed_fingerprint in (None, fingerprint(live)):
+def _check_fingerprint(migration: Migration, live: str) -> None:
+    """Raise MigrationError if the live schema has another fingerprint than the checksum file has for this migration."""
+    if migration.expected_fingerprint in (None, fingerprint(live)):
         return
-    if schema.major(live) != f"PostgreSQL {migration.sealed_major}":
+    if schema.major(live) != f"PostgreSQL {migration.expected_major}":
         extra = {"event": "migration.unproven", "migration": migration.name}
-        log.warning("not compared: sealed with PostgreSQL %d", migration.sealed_major, extra=extra)
+        log.warning("schema not compared: its fingerprint is of PostgreSQL %d", migration.expected_major, extra=extra)
         return
-    wrong = f"the schema after {migration.name} is not what its seal says"
-    raise MigrationError(DRIFT, wrong, _UNDO, schema.difference(migration.snapshot, live))
+    message = f"the schema after {migration.name} does not have the recorded fingerprint"
+    raise MigrationError(DRIFT, message, _FIX_DRIFT, schema.difference(migration.snapshot, live))
 
 
-def _apply(connection: Connection[Any], migration: Migration) -> int:
-    """Apply a file in one transaction, if need be after those who hold a lock; the milliseconds that it took.
+def _apply_in_transaction(connection: Connection[Any], migration: Migration) -> int:
+    """Apply a file in one transaction, and try again if it does not get a lock; returns the milliseconds.
 
-    It runs inside one DO … EXECUTE, where COMMIT and ROLLBACK fail, and deferred constraints are checked in its time.
+    The file runs inside one DO … EXECUTE, where COMMIT and ROLLBACK fail. Deferred constraints are checked before the
+    end of the DO, so that statement_timeout also limits them.
     """
     started_at = time.monotonic()
     body = SQL("BEGIN EXECUTE {}; SET CONSTRAINTS ALL IMMEDIATE; END").format(Literal(migration.statements))
@@ -157,16 +161,17 @@ def _apply(connection: Connection[Any], migration: Migration) -> int:
         except LockNotAvailable:
             holders = _holders(connection, "relation")
         extra = {"event": "migration.waits", "migration": migration.name, "attempt": attempt + 1}
-        log.warning("%s needs a lock that others hold: %s", migration.name, holders, extra=extra)
-    wrong = f"{migration.name} did not get its lock in {TABLE_LOCK_ATTEMPTS} attempts, nothing changed: {holders}"
-    fix = "run up again when they are done; SELECT pg_terminate_backend(PID) ends one, an autovacuum as a superuser"
-    raise MigrationError(FAILED, wrong, fix)
+        log.warning("%s needs a lock that other sessions hold: %s", migration.name, holders, extra=extra)
+    message = f"{migration.name} did not get its lock in {TABLE_LOCK_ATTEMPTS} attempts, nothing changed: {holders}"
+    fix = "run up again when they have ended; SELECT pg_terminate_backend(PID) ends one (an autovacuum: as superuser)"
+    raise MigrationError(FAILED, message, fix)
 
 
 def _interrupt_autovacuum(connection: Connection[Any]) -> None:
-    """Wait for the autovacuum of any table until it gives way, which it never does within half a second.
+    """Wait for the lock of each running autovacuum, long enough that PostgreSQL cancels the autovacuum.
 
-    Neither readers nor writers wait behind this lock, and it keeps the next autovacuum away until the file is done.
+    TABLE_LOCK_TIMEOUT_MS is too short for that. Reads and writes do not queue behind this lock, and it keeps the next
+    autovacuum from starting on the table until the transaction ends.
     """
     tables = connection.execute(
         """
@@ -178,24 +183,24 @@ def _interrupt_autovacuum(connection: Connection[Any]) -> None:
         """
     ).fetchall()
     connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{AUTOVACUUM_LOCK_TIMEOUT_MS}ms"])
-    for (table,) in tables:  # a VACUUM by hand does not give way, but the file may not need this table
+    for (table,) in tables:  # a manual VACUUM is not cancelled, but the file may not need this table
         with contextlib.suppress(LockNotAvailable), connection.transaction():
             connection.execute(SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE").format(Identifier(table)))
 
 
-def _apply_alone(connection: Connection[Any], migration: Migration) -> int:
-    """Run the one statement of a file outside a transaction, after what an earlier try left; its milliseconds."""
+def _apply_without_transaction(connection: Connection[Any], migration: Migration) -> int:
+    """Drop the index, which an interrupted run may have left, and run the only statement; returns the milliseconds."""
     started_at = time.monotonic()
     connection.execute(SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(Identifier(str(migration.index))))
-    connection.execute(SQL(migration.statements), prepare=True)  # prepared, which admits no second statement
+    connection.execute(SQL(migration.statements), prepare=True)  # a prepared statement is only one statement
     return _record(connection, migration, started_at)
 
 
 def _record(connection: Connection[Any], migration: Migration, started_at: float) -> int:
-    """Prove the schema and write the row of the history, in a session that the file has left no trace in."""
+    """Reset the session, check the schema and insert the row of schema_migration; returns the milliseconds."""
     connection.execute(SESSION)
     live = schema.read(connection)
-    _prove(migration, live)
+    _check_fingerprint(migration, live)
     duration_ms = round((time.monotonic() - started_at) * 1000)
     connection.execute(
         """
@@ -207,14 +212,17 @@ def _record(connection: Connection[Any], migration: Migration, started_at: float
     return duration_ms
 
 
-def _stopped(connection: Connection[Any], migration: Migration, error: Error) -> MigrationError:
-    """What became of the file, and the server's words without their CONTEXT, which repeats the file."""
-    kept = "stopped on its way" if migration.index else "was rolled back, nothing changed"
-    end, told = "was cut off, up will show its end" if connection.closed else kept, error.diag
-    words = [told.message_primary or str(error), told.message_detail, told.message_hint]
-    if told.internal_position and told.internal_query == migration.statements:
-        line = migration.statements.count("\n", 0, int(told.internal_position) - 1) + 1
-        words.append(f"at line {line} of the file")
-    wrong = f"{migration.name} failed and {end}: {'; '.join(word for word in words if word)}"
+def _migration_error(connection: Connection[Any], migration: Migration, error: Error) -> MigrationError:
+    """The error of a failed file: whether it was rolled back, and the server's message.
+
+    The server's CONTEXT is left out, because it repeats the whole file.
+    """
+    end = "was interrupted" if migration.index else "was rolled back, nothing changed"
+    end = "lost its connection; run up to see whether it was applied" if connection.closed else end
+    parts = [error.diag.message_primary or str(error), error.diag.message_detail, error.diag.message_hint]
+    if error.diag.internal_position and error.diag.internal_query == migration.statements:
+        line = migration.statements.count("\n", 0, int(error.diag.internal_position) - 1) + 1
+        parts.append(f"at line {line} of the file")
+    message = f"{migration.name} failed and {end}: {'; '.join(part for part in parts if part)}"
     code = INTERRUPTED if migration.index else FAILED
-    return MigrationError(code, wrong, "mend what the message names, and run up again")
+    return MigrationError(code, message, "correct the cause, and run up again")

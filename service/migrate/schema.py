@@ -1,4 +1,4 @@
-"""The schema of a database as text, one sorted line for each object, so that two schemas are compared like files."""
+"""The schema of a database as sorted text, one line for each object, so that two schemas can be compared."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ _LINES = """
         UNION ALL
         SELECT concat_ws(' ', 'column', relname || '.' || attname, format_type(atttypid, atttypmod),
             CASE WHEN attnotnull THEN 'NOT NULL' END,
-            CASE WHEN attcollation > 100 THEN 'COLLATE ' || attcollation::regcollation END,  -- 100 is the default
+            CASE WHEN attcollation > 100 THEN 'COLLATE ' || attcollation::regcollation END,  -- 100: default
             'IDENTITY ' || nullif(attidentity::text, ''), 'GENERATED ' || nullif(attgenerated::text, ''),
             'DEFAULT ' || pg_get_expr(adbin, adrelid))
         FROM relation
@@ -36,7 +36,7 @@ _LINES = """
             CASE WHEN pg_constraint.oid IN (SELECT tgconstraint FROM pg_trigger WHERE tgenabled IN ('D', 'R'))
                 THEN 'DISABLED' END)
         FROM relation
-        JOIN pg_constraint ON conrelid = relation.oid AND contype <> 'n'  -- which stands with its column
+        JOIN pg_constraint ON conrelid = relation.oid AND contype <> 'n'  -- 'n': NOT NULL, see column
         UNION ALL
         SELECT concat_ws(' ', 'index', made.relname,
             CASE WHEN NOT indisvalid THEN 'INVALID' END, pg_get_indexdef(indexrelid))
@@ -51,7 +51,7 @@ _LINES = """
         SELECT concat_ws(' ', 'rule', relname || '.' || rulename, nullif(ev_enabled, 'O'),
             pg_get_ruledef(pg_rewrite.oid))
         FROM relation
-        JOIN pg_rewrite ON ev_class = relation.oid  -- that of a view is the view
+        JOIN pg_rewrite ON ev_class = relation.oid  -- includes the SELECT of a view
         UNION ALL
         SELECT concat_ws(' ', 'function', oid::regprocedure, replace(pg_get_functiondef(oid), E'\\n', '\\n'))
         FROM pg_proc
@@ -65,12 +65,12 @@ _LINES = """
         GROUP BY enumtypid
         UNION ALL
         SELECT DISTINCT concat_ws(' ', 'right', object, privilege_type, 'TO', coalesce(rolname, 'PUBLIC'),
-            CASE WHEN is_grantable THEN 'WITH GRANT OPTION' END)  -- once, however many granted it
+            CASE WHEN is_grantable THEN 'WITH GRANT OPTION' END)  -- one line, even if several roles granted it
         FROM granted
         CROSS JOIN aclexplode(acl)
         LEFT JOIN pg_roles ON pg_roles.oid = grantee
         WHERE coalesce(rolname, 'ledger_service') = 'ledger_service'
-            AND (object, privilege_type) <> ('schema public', 'USAGE')  -- which PUBLIC has from the start
+            AND (object, privilege_type) <> ('schema public', 'USAGE')  -- granted to PUBLIC in every new database
     )
     SELECT regexp_replace(words, '\\s*\\n\\s*', ' ', 'g')
     FROM line
@@ -79,21 +79,22 @@ _LINES = """
 
 
 def read(connection: Connection[Any]) -> str:
-    """What the schema public holds, below a first line with PostgreSQL's major, for another one words it otherwise.
+    """The objects of the schema public, after a first line with PostgreSQL's major version.
 
-    Left out are the table of the history, what belongs to extensions, and rights of roles that no migration names.
+    Other major versions may print the same schema differently. Not included: schema_migration, objects of extensions,
+    and privileges of roles other than PUBLIC and ledger_service.
     """
     rows = connection.execute(_LINES).fetchall()
     return "\n".join([f"PostgreSQL {connection.info.server_version // 10000}", *(words for (words,) in rows)])
 
 
 def major(schema: str) -> str:
-    """The first line of a schema."""
+    """The first line of a schema, such as "PostgreSQL 18"."""
     return schema.partition("\n")[0]
 
 
 def difference(expected: str | None, found: str) -> list[str]:
-    """The lines that are missing, each after `- `, and those too many, each after `+ `; none between two majors."""
+    """The missing lines with the prefix "- ", then the unexpected ones with "+ "; none if the major versions differ."""
     if expected is None or major(expected) != major(found):
         return []
     old, new = expected.splitlines(), found.splitlines()

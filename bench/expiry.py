@@ -1,0 +1,84 @@
+"""`python -m dev.postgres -- .venv/bin/python -m bench.expiry HOLDS`: many holds of an account expire at the same time.
+
+One caller posts a transfer from that account and repeats it until it is posted. Meanwhile another caller posts between
+other accounts.
+"""
+
+import logging
+import os
+import sys
+import threading
+import time
+from functools import partial
+from itertools import count
+from typing import Any
+
+import psycopg
+
+from service.database import Database
+from service.errors import Refusal
+from service.ledger import accounts, posting
+from service.ledger.types import TransferCommand
+from service.migrate import runner
+from service.migrate.files import read_files
+
+HOLDS = """
+    INSERT INTO hold (
+        id, status, from_account, to_account, amount, currency, expires_at, metadata, created_at, created_by
+    )
+    SELECT concat('h', number), 'open', 'a', 'b', 1, 'EUR', now(), '{}', now(), 'bench'
+    FROM generate_series(1, %(holds)s) AS number;
+    UPDATE account SET held = %(holds)s WHERE id = 'a'
+"""
+
+
+def main() -> None:
+    """Print the result and the seconds of each attempt, and the longest posting of the other caller."""
+    logging.disable()
+    holds = int(sys.argv[1])
+    database = Database(os.environ["DATABASE_URL"], 4, posting.RETRIED_CONSTRAINTS)
+    with psycopg.connect(os.environ["MIGRATE_DATABASE_URL"], autocommit=True) as owner:
+        runner.up(owner, read_files())
+        for id in "abcd":
+            members: dict[str, Any] = {"currency": "EUR", "min_balance": None, "metadata": {}}
+            database.run(partial(accounts.open, id=id, members=members, caller="bench"))
+        psycopg.ClientCursor(owner).execute(HOLDS, {"holds": holds})
+        owner.execute("VACUUM ANALYZE")
+    durations: list[float] = []
+    is_done = threading.Event()
+    other = threading.Thread(target=post_until, args=(is_done, database, durations))
+    other.start()
+    result = ""
+    while result != "posted":
+        result, seconds = post(database, "first", "a", "b")
+        print(f"{holds:,} holds: {result} after {seconds:.2f} s")
+    is_done.set()
+    other.join()
+    print(f"other accounts: {len(durations):,} transfers posted meanwhile, each in at most {max(durations):.2f} s")
+    database.close()
+
+
+def post_until(is_done: threading.Event, database: Database, durations: list[float]) -> None:
+    """Post between other accounts until the event is set, and append the seconds of each posting. None may fail."""
+    for number in count():
+        result, seconds = post(database, f"other{number}", "c", "d")
+        assert result == "posted", result
+        durations.append(seconds)
+        if is_done.wait(0.01):
+            break
+
+
+def post(database: Database, id: str, source: str, target: str) -> tuple[str, float]:
+    """`posted`, or the slug of the refusal; and the seconds that it took."""
+    started_at = time.monotonic()
+    command = TransferCommand(id=id, from_account=source, to_account=target, amount=1, currency="EUR", metadata={})
+    try:
+        database.run(lambda connection: posting.post_one(connection, command, caller="bench"))
+        result = "posted"
+    except Refusal as refusal:
+        result = refusal.slug
+    return result, time.monotonic() - started_at
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Development tools: `make run` and other commands, and a PostgreSQL for development and tests."""

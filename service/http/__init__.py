@@ -1,0 +1,1 @@
+"""The HTTP side: requests, responses, and the endpoints. Knows no SQL."""

@@ -1,0 +1,132 @@
+"""/v1/accounts: open, read and change accounts, and read their statements and past balances."""
+
+from typing import Any
+from uuid import uuid4
+
+from service.contract import LIMITS
+from service.database import Connection
+from service.errors import Refusal
+from service.http import fields
+from service.http.fields import FieldErrors, FieldReader
+from service.http.request import Dependencies, Request, invalid_query
+from service.http.response import Response, json_response, page_response, show_account, show_change, show_entry
+from service.ledger import accounts, clock, transfers
+from service.ledger.types import AccountChange, Entry
+
+STATUSES = ("open", "frozen", "closed")
+
+
+def put(request: Request, dependencies: Dependencies) -> Response:
+    """PUT /v1/accounts/{id}: 201 opened, 200 opened before with the same members."""
+    id = fields.id_to_create(request.parameters)
+    errors = FieldErrors()
+    reader = FieldReader(request.body, ("currency", "min_balance", "metadata"), errors)
+    members = {
+        "currency": reader.currency("currency"),
+        "min_balance": reader.min_balance(highest=0),  # a new account has balance 0, which is below a higher floor
+        "metadata": reader.metadata(),
+    }
+    errors.raise_if_any()
+    account, is_new = dependencies.database.run(
+        lambda connection: accounts.open(connection, id, members, request.caller)
+    )
+    return json_response(201 if is_new else 200, show_account(account))
+
+
+def patch(request: Request, dependencies: Dependencies) -> Response:
+    """PATCH /v1/accounts/{id}: set min_balance, status or metadata. 200, also if nothing changed."""
+    id = fields.id_to_find(request.parameters)
+    errors = FieldErrors()
+    reader = FieldReader(request.body, ("min_balance", "status", "metadata"), errors)
+    members: dict[str, Any] = {}
+    if "min_balance" in reader:
+        members["min_balance"] = reader.min_balance(highest=LIMITS.amount_max)
+    if "status" in reader:
+        members["status"] = reader.choice("status", STATUSES)
+    if "metadata" in reader:
+        members["metadata"] = reader.metadata()
+    if not members and isinstance(request.body, dict):
+        errors.add("", "must have min_balance, status or metadata")
+    errors.raise_if_any()
+    key = uuid4()  # one for all attempts of this request
+    account = dependencies.database.run(
+        lambda connection: accounts.change(connection, id, members, caller=request.caller, idempotency_key=key)
+    )
+    return json_response(200, show_account(fields.require_found(account)))
+
+
+def get(request: Request, dependencies: Dependencies) -> Response:
+    """GET /v1/accounts/{id}: balances, limits, status."""
+    id = fields.id_to_find(request.parameters)
+    account = dependencies.database.run(lambda connection: accounts.get_and_advance_time(connection, id))
+    return json_response(200, show_account(fields.require_found(account)))
+
+
+def list_by_id(request: Request, dependencies: Dependencies) -> Response:
+    """GET /v1/accounts: the accounts whose ids start with `prefix`, by id."""
+    prefix = fields.query_id(request.query, "prefix")
+    after = fields.query_id(request.query, "after")
+    limit = fields.query_limit(request.query)
+    rows = dependencies.database.run(
+        lambda connection: accounts.list_and_advance_time(connection, prefix=prefix, after=after, limit=limit + 1)
+    )
+    return page_response("accounts", rows, limit, show=show_account, cursor=lambda account: account.id)
+
+
+def list_entries(request: Request, dependencies: Dependencies) -> Response:
+    """GET /v1/accounts/{id}/entries: the statement. Send `next` as `after`, or as `before` with order=desc."""
+    order = fields.query_choice(request.query, "order", ("asc", "desc"))
+    after = fields.query_integer(request.query, "after", 0, 0, LIMITS.amount_max)
+    before = fields.query_integer(request.query, "before", LIMITS.amount_max, 0, LIMITS.amount_max)
+    limit = fields.query_limit(request.query)
+    id = fields.id_to_find(request.parameters)
+
+    def work(connection: Connection) -> list[Entry]:
+        _require_account(connection, id)
+        return transfers.list_entries(
+            connection, id, after=after, before=before, newest_first=order == "desc", limit=limit + 1
+        )
+
+    rows = dependencies.database.run(work)
+    return page_response("entries", rows, limit, show=show_entry, cursor=lambda entry: entry.number)
+
+
+def balance(request: Request, dependencies: Dependencies) -> Response:
+    """GET /v1/accounts/{id}/balance: after the transfer `number`, or at the time `at`. It never changes."""
+    at = fields.query_time(request.query, "at")
+    if (at is None) == ("number" not in request.query):
+        error = {"parameter": "at", "detail": "exactly one of at and number is required"}
+        raise Refusal("invalid-query", "Exactly one of at and number is required.", errors=[error])
+    requested = fields.query_integer(request.query, "number", 0, 0, LIMITS.amount_max)
+    id = fields.id_to_find(request.parameters)
+
+    def work(connection: Connection) -> tuple[int, int]:
+        _require_account(connection, id)
+        number = clock.advance_past(connection, at) if at else requested
+        if number is None:
+            raise invalid_query("at", "must be in the past")
+        if at is None and number > clock.last_number(connection):
+            raise invalid_query("number", "must not be greater than the number of the newest transfer")
+        return number, transfers.balance_after(connection, id, number)
+
+    number, past_balance = dependencies.database.run(work)
+    return json_response(200, {"account": id, "balance": past_balance, "number": number, "at": at})
+
+
+def list_changes(request: Request, dependencies: Dependencies) -> Response:
+    """GET /v1/accounts/{id}/changes: who changed the floor, status or metadata, when, from what to what."""
+    after = fields.query_integer(request.query, "after", 0, 0, LIMITS.amount_max)
+    limit = fields.query_limit(request.query)
+    id = fields.id_to_find(request.parameters)
+
+    def work(connection: Connection) -> list[AccountChange]:
+        _require_account(connection, id)
+        return accounts.list_changes(connection, id, after=after, limit=limit + 1)
+
+    rows = dependencies.database.run(work)
+    return page_response("changes", rows, limit, show=show_change, cursor=lambda change: change.change)
+
+
+def _require_account(connection: Connection, id: str) -> None:
+    """Raise Refusal `not-found` if the account was never opened."""
+    fields.require_found(accounts.exists(connection, id) or None)

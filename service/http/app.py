@@ -1,0 +1,182 @@
+"""The WSGI application: the route table, and the one function that handles every request.
+
+The checks run in the order of docs/contract.md, and the first failure is the response: host, path, method, requests in
+progress, credentials, scope, query, then length, type and completeness of the body, and JSON. Then the endpoint checks
+members and rules. gunicorn checks the framing before.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from http import HTTPStatus
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+from service import logs, metrics
+from service.config import Caller
+from service.contract import LIMITS
+from service.errors import Refusal
+from service.http import accounts, auth, documents, holds, operations, transfers
+from service.http.request import (
+    Dependencies,
+    Request,
+    choose_request_id,
+    match_path,
+    path_of,
+    read_body,
+    read_query,
+    trace_context,
+)
+from service.http.response import Response, problem_response
+
+MAX_IN_FLIGHT = 112  # requests; the other 16 of the server's 128 threads serve /health, /ready, /metrics and refusals
+
+
+@dataclass(frozen=True)
+class Route:
+    """One operation. HEAD is handled like GET, and OPTIONS from this table."""
+
+    method: str
+    path: str
+    scope: str | None  # None: needs no token, and is not counted in MAX_IN_FLIGHT
+    endpoint: Callable[[Request, Dependencies], Response]
+    query: tuple[str, ...] = ()
+    body_bytes: int = 0  # the largest body; 0: the operation has none
+
+
+ROUTES = (
+    Route("PUT", "/v1/accounts/{id}", "write", accounts.put, body_bytes=LIMITS.body_bytes),
+    Route("GET", "/v1/accounts/{id}", "read", accounts.get),
+    Route("PATCH", "/v1/accounts/{id}", "admin", accounts.patch, body_bytes=LIMITS.body_bytes),
+    Route("GET", "/v1/accounts", "read", accounts.list_by_id, ("prefix", "after", "limit")),
+    Route("GET", "/v1/accounts/{id}/entries", "read", accounts.list_entries, ("after", "before", "order", "limit")),
+    Route("GET", "/v1/accounts/{id}/balance", "read", accounts.balance, ("at", "number")),
+    Route("GET", "/v1/accounts/{id}/changes", "read", accounts.list_changes, ("after", "limit")),
+    Route("PUT", "/v1/transfers/{id}", "write", transfers.put, body_bytes=LIMITS.body_bytes),
+    Route("GET", "/v1/transfers/{id}", "read", transfers.get),
+    Route("POST", "/v1/transfers", "write", transfers.post, body_bytes=LIMITS.batch_body_bytes),
+    Route("GET", "/v1/transfers", "read", transfers.list_after, ("after", "limit")),
+    Route("PUT", "/v1/holds/{id}", "write", holds.put, body_bytes=LIMITS.body_bytes),
+    Route("GET", "/v1/holds/{id}", "read", holds.get),
+    Route("DELETE", "/v1/holds/{id}", "write", holds.delete),
+    Route("GET", "/v1/openapi.json", None, documents.openapi),
+    Route("GET", "/problems/{slug}", None, documents.problem),
+    Route("GET", "/health", None, operations.health),
+    Route("GET", "/ready", None, operations.ready),
+    Route("GET", "/metrics", None, operations.metrics),
+)
+
+_ROUTES_BY_PATH = {
+    path: {route.method: route for route in ROUTES if route.path == path} for path in (route.path for route in ROUTES)
+}
+PATH_CHARACTERS = 256  # of a path in a log line
+_COMMON_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+UNMATCHED = "unmatched"  # the route of log lines and metrics if no route matches
+_PROBES = frozenset({"/health", "/ready", "/metrics"})  # requested every few seconds: logged at debug
+
+
+@dataclass
+class RequestContext:
+    """What is known about one request, for its response and its log line."""
+
+    environ: WSGIEnvironment
+    method: str
+    path: str  # as sent
+    request_id: str
+    route: str = UNMATCHED
+    caller: str = ""
+    problem: str = ""  # slug
+
+
+class Application:
+    """The WSGI application."""
+
+    def __init__(self, dependencies: Dependencies, callers: tuple[Caller, ...]) -> None:
+        self.dependencies = dependencies
+        self._callers = callers
+        self._in_flight = threading.BoundedSemaphore(MAX_IN_FLIGHT)
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        started_at = time.perf_counter()
+        request_id = choose_request_id(environ.get("HTTP_X_REQUEST_ID"))
+        trace_id, span_id = trace_context(environ.get("HTTP_TRACEPARENT"))
+        context = RequestContext(environ, environ["REQUEST_METHOD"], path_of(environ["RAW_URI"]), request_id)
+        ids = {"request_id": request_id, "trace_id": trace_id, "span_id": span_id}
+        logs.request_fields.set({**ids, "db_ms": 0.0, "queue_ms": 0.0})
+        with metrics.ACTIVE_REQUESTS.track_inprogress():
+            response = self._respond(context)
+        _log_and_count(context, response, time.perf_counter() - started_at)
+        logs.request_fields.set(None)
+        headers = {**response.headers, **_COMMON_HEADERS, "X-Request-Id": request_id}
+        if response.status != 204:
+            headers["Content-Length"] = str(len(response.body))
+        start_response(f"{response.status} {HTTPStatus(response.status).phrase}", list(headers.items()))
+        return [b"" if context.method == "HEAD" else response.body]
+
+    def _respond(self, context: RequestContext) -> Response:
+        """The one place that turns refusals and unexpected errors into responses."""
+        try:
+            return self._handle(context)
+        except Refusal as raised:
+            refusal = raised
+        except Exception:
+            logs.log.exception("unexpected error", extra={"event": "request.failed"})
+            refusal = Refusal("internal-error", "The service's log has the cause under this request_id.")
+        context.problem = refusal.slug
+        return problem_response(refusal, context.request_id, _allowed_methods(context.route))
+
+    def _handle(self, context: RequestContext) -> Response:
+        environ = context.environ
+        if environ["SERVER_PROTOCOL"] == "HTTP/1.1" and "HTTP_HOST" not in environ:
+            raise Refusal("bad-request", "HTTP/1.1 requires the header Host.")
+        context.route, parameters = match_path(context.path, _ROUTES_BY_PATH)
+        if context.method == "OPTIONS":
+            return Response(204, headers={"Allow": _allowed_methods(context.route)})
+        route = _ROUTES_BY_PATH[context.route].get("GET" if context.method == "HEAD" else context.method)
+        if route is None:
+            raise Refusal("method-not-allowed", "The Allow header lists the methods of this path.")
+        if route.scope and not self._in_flight.acquire(blocking=False):  # an unlimited queue would hide the overload
+            metrics.SHED.labels("in_flight").inc()
+            raise Refusal("overloaded", f"{MAX_IN_FLIGHT} requests are in progress.", outcome="not_applied")
+        try:
+            if route.scope:
+                caller = auth.authenticate(environ.get("HTTP_AUTHORIZATION"), self._callers)
+                context.caller = caller.name
+                auth.authorize(caller, route.scope)
+            query = read_query(environ["QUERY_STRING"], route.query)
+            body = read_body(environ, route.body_bytes) if route.body_bytes else None
+            request = Request(context.request_id, context.caller, parameters, query, body)
+            return route.endpoint(request, self.dependencies)
+        finally:
+            if route.scope:
+                self._in_flight.release()
+
+
+def _allowed_methods(path: str) -> str:
+    """The value of the header Allow for a path."""
+    methods = {"OPTIONS", *_ROUTES_BY_PATH.get(path, ())}
+    return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
+
+
+def _log_and_count(context: RequestContext, response: Response, seconds: float) -> None:
+    """One observation and one log line per request."""
+    method = context.method if context.method in metrics.KNOWN_METHODS else "_OTHER"
+    metrics.REQUEST_SECONDS.labels(method, context.route, str(response.status)).observe(seconds)
+    level = logging.DEBUG if context.route in _PROBES else logging.WARNING if response.status >= 500 else logging.INFO
+    logs.log.log(
+        level,
+        f"{method} {context.route} {response.status}",
+        extra={
+            "event": "request.shed" if context.problem == "overloaded" else "request",
+            "caller": context.caller,
+            "method": method,
+            "route": context.route,
+            "path": context.path[:PATH_CHARACTERS],
+            "status": response.status,
+            "problem": context.problem or None,
+            "duration_ms": round(seconds * 1000, 3),
+            "bytes": len(response.body),
+            "client": context.environ.get("REMOTE_ADDR", ""),
+        },
+    )

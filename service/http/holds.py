@@ -1,0 +1,35 @@
+"""/v1/holds: place, read and release holds."""
+
+from service.http import fields
+from service.http.fields import FieldErrors, FieldReader
+from service.http.request import Dependencies, Request
+from service.http.response import Response, json_response, show_hold, show_record
+from service.ledger import holds, posting
+from service.ledger.types import HoldCommand, ReleaseCommand
+
+_MEMBERS = ("from", "to", "amount", "currency", "expires_at", "metadata")
+
+
+def put(request: Request, dependencies: Dependencies) -> Response:
+    """PUT /v1/holds/{id}: 201 placed, 200 placed before. Declined and conflicting holds are problems."""
+    id = fields.id_to_create(request.parameters)
+    errors = FieldErrors()
+    reader = FieldReader(request.body, _MEMBERS, errors)
+    command = HoldCommand(id=id, **reader.movement(), expires_at=reader.time("expires_at"), metadata=reader.metadata())
+    errors.raise_if_any()
+    result = dependencies.database.run(lambda connection: posting.post_one(connection, command, caller=request.caller))
+    return json_response(201 if result.is_new else 200, show_record(result.record))
+
+
+def get(request: Request, dependencies: Dependencies) -> Response:
+    """GET /v1/holds/{id}: open, captured, released, expired or declined."""
+    id = fields.id_to_find(request.parameters)
+    hold = dependencies.database.run(lambda connection: holds.get_and_advance_time(connection, id))
+    return json_response(200, show_hold(fields.require_found(hold)))
+
+
+def delete(request: Request, dependencies: Dependencies) -> Response:
+    """DELETE /v1/holds/{id}: 200 released or expired, now or before. A captured or declined hold is a problem."""
+    command = ReleaseCommand(fields.id_to_find(request.parameters))
+    result = dependencies.database.run(lambda connection: posting.post_one(connection, command, caller=request.caller))
+    return json_response(200, show_record(result.record))

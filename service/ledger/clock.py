@@ -1,0 +1,116 @@
+"""The ledger's time: the database's clock, but never behind the newest posting.
+
+A hold expires at `expires_at` without a background job: reads leave it out from that time on, and the next posting on
+its account writes the status `expired`.
+"""
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any
+
+from psycopg import Cursor
+
+from service.database import BeginAgain, CommitUnknown, Connection
+
+# Any number of holds can expire on an account without activity. This many take about 50 ms (bench/expiry.py). Each
+# commit is kept, so a retry continues: 500,000 in one commit did not finish within a request's deadline.
+HOLDS_EXPIRED_PER_COMMIT = 5000
+
+
+def read(connection: Connection, accounts: Collection[str]) -> Cursor[Any]:
+    """One row: the ledger's time, and whether an open hold of these accounts has expired by then."""
+    return connection.execute(
+        """
+        SELECT now, EXISTS (
+            SELECT FROM hold WHERE from_account = ANY(%(accounts)s) AND status = 'open' AND expires_at <= now
+        )
+        FROM (SELECT greatest(clock_timestamp(), last_at) AS now FROM journal) AS clock
+        """,
+        {"accounts": list(accounts)},
+    )
+
+
+def expire_holds(connection: Connection, accounts: Collection[str], time: Cursor[Any]) -> datetime:
+    """The ledger's time from the row of `read`, for a transaction that has locked these accounts.
+
+    If holds of theirs have expired, writes their status, commits, and raises BeginAgain: the transaction must start
+    again.
+    """
+    row = time.fetchone()
+    if row is None:
+        raise AssertionError("bug: the journal row is missing")
+    now: datetime
+    now, has_expired_holds = row
+    if has_expired_holds:
+        _write_expired(connection, accounts, now)
+        raise BeginAgain
+    return now
+
+
+def _write_expired(connection: Connection, accounts: Collection[str], now: datetime) -> None:
+    """Write the status of holds of these locked accounts that have expired, HOLDS_EXPIRED_PER_COMMIT at most."""
+    try:
+        connection.execute_and_commit(
+            """
+            WITH expired AS (
+                UPDATE hold
+                SET status = 'expired', resolved_at = expires_at
+                WHERE id IN (
+                    SELECT id
+                    FROM hold
+                    WHERE from_account = ANY(%(accounts)s) AND status = 'open' AND expires_at <= %(now)s
+                    LIMIT %(limit)s
+                )
+                RETURNING from_account, amount
+            )
+            UPDATE account
+            SET held = held - freed.amount
+            FROM (SELECT from_account, sum(amount) AS amount FROM expired GROUP BY from_account) AS freed
+            WHERE id = from_account;
+            COMMIT
+            """,
+            {"accounts": list(accounts), "now": now, "limit": HOLDS_EXPIRED_PER_COMMIT},
+        )
+    except CommitUnknown as unknown:  # nothing of the caller's request was in this transaction
+        raise unknown.error from None
+
+
+def advance_past(connection: Connection, at: datetime) -> int | None:
+    """Advance the ledger's time past `at`; the number of the last transfer up to `at`, None if `at` is not in the past.
+
+    Every later call returns the same number, because no posting gets a time up to `at` any more. The statement waits
+    for a posting that holds the journal row, and a posting that waits for the row gets a later time.
+    """
+    advanced = connection.execute(
+        """
+        UPDATE journal
+        SET last_at = %(at)s + interval '1 microsecond'
+        WHERE only_row AND last_at <= %(at)s AND %(at)s < clock_timestamp()
+        RETURNING last_number
+        """,
+        {"at": at},
+    ).fetchone()
+    if advanced:
+        return int(advanced[0])
+    row = connection.execute(
+        """
+        SELECT coalesce(number, 0)
+        FROM journal
+        LEFT JOIN LATERAL (
+            SELECT number
+            FROM transfer
+            WHERE created_at <= %(at)s AND number IS NOT NULL
+            ORDER BY created_at DESC, number DESC
+            LIMIT 1
+        ) AS newest ON true
+        WHERE last_at > %(at)s
+        """,
+        {"at": at},
+    ).fetchone()
+    return int(row[0]) if row else None
+
+
+def last_number(connection: Connection) -> int:
+    """The number of the newest posted transfer; 0 if there is none."""
+    (number,) = connection.execute("SELECT last_number FROM journal").fetchone() or (0,)
+    return int(number)

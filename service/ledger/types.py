@@ -1,0 +1,146 @@
+"""The ledger's types: accounts, transfers and holds as they are stored, commands, and the result of a command.
+
+Amounts and balances are integers in the currency's smallest unit.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from service.errors import Refusal
+
+
+@dataclass(frozen=True)
+class AccountState:
+    """What the rules need of an account. A posting reads it after it has locked the row."""
+
+    id: str
+    currency: str
+    min_balance: int | None  # None: no floor
+    balance: int
+    held: int
+    status: str  # open, frozen or closed
+
+    @property
+    def available(self) -> int:
+        return self.balance - self.held
+
+
+@dataclass(frozen=True)
+class Account(AccountState):
+    """One row of the table account. `held` excludes expired holds."""
+
+    metadata: Mapping[str, str]
+    created_at: datetime
+    created_by: str
+
+
+@dataclass(frozen=True)
+class AccountChange:
+    """One row of the table account_change: the changed members before and after the change."""
+
+    change: int
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+    changed_at: datetime
+    changed_by: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What transfers and holds have in common. The comments of the tables define each column."""
+
+    id: str
+    from_account: str
+    to_account: str
+    amount: int
+    currency: str
+    metadata: Mapping[str, str]
+    created_by: str
+    created_at: datetime | None = None  # None: not written yet
+    status: str
+    reason: str | None = None
+    declined_account: str | None = None
+    declined_available: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer(Record):
+    """One row of the table transfer."""
+
+    status: str = "posted"  # or declined
+    number: int | None = None
+    from_balance: int | None = None
+    to_balance: int | None = None
+    captures: str | None = None
+    reverses: str | None = None
+    takes_rest: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hold(Record):
+    """One row of the table hold."""
+
+    status: str = "open"  # or captured, released, expired, declined
+    expires_at: datetime | None
+    captured_by: str | None = None
+    resolved_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One account's view of one posted transfer: the signed amount and the balance after it."""
+
+    number: int
+    transfer: str
+    amount: int
+    balance: int
+    counterparty: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferCommand:
+    """A transfer to post. If it captures a hold or reverses a transfer, accounts and currency come from there."""
+
+    id: str
+    from_account: str = ""
+    to_account: str = ""
+    amount: int | None  # None: the whole hold, or the part of the transfer that is not reversed yet
+    currency: str = ""
+    metadata: Mapping[str, str]
+    captures: str | None = None
+    reverses: str | None = None
+
+
+@dataclass(frozen=True)
+class HoldCommand:
+    """A hold to place."""
+
+    id: str
+    from_account: str
+    to_account: str
+    amount: int
+    currency: str
+    expires_at: datetime | None  # None: it does not expire
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class ReleaseCommand:
+    """The release of the hold with this id."""
+
+    id: str
+
+
+Command = TransferCommand | HoldCommand | ReleaseCommand
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one command. With a refusal, no money was moved or reserved."""
+
+    record: Record | None  # None: nothing is stored under the id
+    refusal: Refusal | None = None
+    is_new: bool = False  # False: a replay, or nothing was stored

@@ -1,0 +1,117 @@
+"""The database is away, refuses work or ends sessions: the response says so, and the service recovers by itself."""
+
+from collections.abc import Iterator
+
+import psycopg
+import psycopg_pool
+import pytest
+
+from service import config, database
+from service.server import build_application
+from tests.support.client import Client
+from tests.support.ledger import Unchanged, Urls
+from tests.support.proxy import Proxy
+from tests.support.threads import Call
+from tests.support.waiting import wait_until
+
+
+@pytest.mark.promise(14)
+def test_an_outage_is_reported_and_the_service_recovers(
+    proxied_client: Client, proxy: Proxy, nothing_changes: Unchanged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """503 with `not_applied` during the outage. Afterwards the same request works, at the latest when repeated once."""
+    proxy.refuse_connections()
+    with nothing_changes(), monkeypatch.context() as once:
+        once.setattr(database, "ATTEMPTS", 1)  # saves time: each attempt waits for the pool's timeout
+        reply = proxied_client.move("t", "a", "b", 5)
+    assert (reply.slug, reply.json["outcome"]) == ("database-unavailable", "not_applied")
+    proxy.accept_connections()
+    assert proxied_client.move("t", "a", "b", 5).status in (201, 503)
+    assert proxied_client.move("t", "a", "b", 5).status in (200, 201)
+
+
+class TestALongOutage:
+    """The pool stops trying to connect, and its queue is full of requests that no longer wait."""
+
+    @pytest.fixture(autouse=True)
+    def short_timeouts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """This takes less than a second instead of half a minute."""
+        monkeypatch.setattr(database, "RECONNECT_TIMEOUT_SECONDS", 0.1)
+        monkeypatch.setattr(database, "POOL_TIMEOUT_SECONDS", 0.05)
+        monkeypatch.setattr(database, "MAX_WAITING", 3)
+
+    @pytest.fixture
+    def pool_without_check(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What the service calls when the pool stops trying to connect does nothing."""
+        monkeypatch.setattr(psycopg_pool.ConnectionPool, "check", None)
+
+    def outage(self, proxied_client: Client, proxy: Proxy) -> None:
+        """Ten requests are refused; then the database is back."""
+        proxy.refuse_connections()
+        for n in range(10):
+            reply = proxied_client.move(f"refused{n}", "a", "b", 5)
+            assert (reply.slug, reply.json["outcome"]) == ("database-unavailable", "not_applied")
+        proxy.accept_connections()
+
+    def test_the_service_recovers_without_a_restart(self, proxied_client: Client, proxy: Proxy) -> None:
+        """Requests succeed soon after the database is back."""
+        self.outage(proxied_client, proxy)
+        wait_until(lambda: proxied_client.move("t", "a", "b", 5).status == 201, "a transfer is posted")
+
+    def test_a_build_whose_pool_stops_connecting_does_not_recover(
+        self, pool_without_check: None, proxied_client: Client, proxy: Proxy
+    ) -> None:
+        """Broken on purpose: every later request is refused."""
+        self.outage(proxied_client, proxy)
+        assert {proxied_client.move("t", "a", "b", 5).status for _ in range(10)} == {503}
+
+
+def test_a_request_whose_session_is_terminated_is_retried(client: Client, urls: Urls) -> None:
+    """An administrator ends the session while it waits for a lock; the request succeeds."""
+    client.open("a", "b", min_balance=None)
+    terminating = """
+        SELECT pg_terminate_backend(pid)
+        FROM pg_stat_activity
+        WHERE wait_event_type = 'Lock' AND datname = current_database() AND backend_type = 'client backend'
+    """
+    with psycopg.connect(urls.owner) as blocker, psycopg.connect(urls.service, autocommit=True) as same_role:
+        blocker.execute("SELECT FROM account WHERE id = 'a' FOR UPDATE")
+        posting = Call(lambda: client.move("t", "a", "b", 5))
+        wait_until(lambda: same_role.execute(terminating).rowcount > 0, "a session is terminated")
+        blocker.rollback()
+    assert posting.result().status == 201
+
+
+@pytest.mark.promise(14)
+def test_a_request_that_waits_too_long_for_a_lock_is_refused(
+    client: Client, urls: Urls, nothing_changes: Unchanged
+) -> None:
+    """lock_timeout returns 503, and nothing was applied."""
+    client.open("a", "b", min_balance=None)
+    with nothing_changes(), psycopg.connect(urls.owner) as blocker:
+        blocker.execute("SELECT FROM account WHERE id = 'a' FOR UPDATE")
+        reply = client.move("t", "a", "b", 5)
+    assert (reply.slug, reply.json["outcome"]) == ("deadline-exceeded", "not_applied")
+
+
+@pytest.fixture
+def read_only_client(client: Client, urls: Urls, environment: dict[str, str]) -> Iterator[Client]:
+    """A client of an application whose sessions cannot write, as on a demoted primary."""
+    client.open("a", "b", min_balance=None)
+    with psycopg.connect(urls.owner, autocommit=True) as owner:
+        name = owner.info.dbname
+        owner.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        application = build_application(config.load(environment))
+        try:
+            yield Client(application)
+        finally:
+            application.dependencies.database.close()
+            owner.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+
+
+def test_a_database_that_accepts_no_writes_is_unavailable(read_only_client: Client) -> None:
+    """Writes return 503 (SQLSTATE 25006), and /ready names the reason."""
+    reply = read_only_client.move("t", "a", "b", 5)
+    assert (reply.slug, reply.json["outcome"]) == ("database-unavailable", "not_applied")
+    ready = read_only_client.get("/ready")
+    assert (ready.status, ready.json["checks"]["writable"]) == (503, False)

@@ -1,0 +1,39 @@
+"""Builds that are broken on purpose: a test that does not fail on them checks nothing."""
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from psycopg.rows import TupleRow
+from psycopg.sql import SQL, Composed
+
+from service.database import Connection
+
+
+def build(monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any], original: str, replacement: str) -> None:
+    """Replace a piece of the function's source, which must contain it."""
+    source = inspect.getsource(function)
+    assert original in source, f"{function.__name__} does not contain {original!r}"
+    namespace: dict[str, Any] = {}
+    exec(source.replace(original, replacement), function.__globals__, namespace)
+    monkeypatch.setattr(sys.modules[function.__module__], function.__name__, namespace[function.__name__])
+
+
+def replace_sql(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, original: str, replacement: str) -> None:
+    """Replace a piece of a statement, which must contain it. The statement is a constant of the module."""
+    text = getattr(module, name).as_string()
+    assert original in text, f"{name} does not contain {original!r}"
+    monkeypatch.setattr(module, name, Composed([SQL(text.replace(original, replacement))]))
+
+
+def execute_in_a_pipeline(
+    self: Connection, statements: str | Composed, parameters: Mapping[str, Any]
+) -> TupleRow | None:
+    """Replaces Connection.execute_and_commit: sends each statement as a separate message, COMMIT as the last."""
+    text = statements if isinstance(statements, str) else statements.as_string()
+    parts = [part.strip() for part in text.split(";")]
+    with self.pipeline():
+        cursors = [self.execute(part.encode(), parameters if "%(" in part else None) for part in parts]
+    return next((cursor.fetchone() for cursor in cursors if cursor.description), None)
