@@ -56,6 +56,7 @@ SESSION = """
     SET statement_timeout = '3s';
     SET lock_timeout = '1s';
     SET idle_in_transaction_session_timeout = '10s';
+    SET idle_session_timeout = 0;
     SET client_connection_check_interval = '500ms';
     SET enable_seqscan = off;
     SET jit = off
@@ -217,8 +218,7 @@ class Database:
         if isinstance(error, DeadlinePassed) or code in TIMED_OUT_CODES:
             detail = "The database did not respond within the time limit."
             return False, Refusal("deadline-exceeded", detail, outcome=outcome)
-        is_gone = not code and isinstance(error, CONNECTION_ERRORS)
-        is_retryable = is_gone or code in RETRYABLE_CODES or code.startswith(CONNECTION_CLASS)
+        is_retryable = _is_lost(error) or code in RETRYABLE_CODES or code.startswith(CONNECTION_CLASS)
         is_retryable = is_retryable or constraint in self._retried_constraints
         if is_retryable or code.startswith(EXHAUSTED_CLASS):
             detail = "The database is not reachable or accepts no work."
@@ -231,7 +231,7 @@ class Database:
 
     def _drain_after(self, error: psycopg.Error) -> None:
         """If this error means that the idle connections are lost too, replace them, at most once a second."""
-        is_lost = error.sqlstate is None or error.sqlstate in SERVER_STOPPED_CODES
+        is_lost = _is_lost(error) or error.sqlstate in SERVER_STOPPED_CODES
         if isinstance(error, NO_FREE_CONNECTION) or not is_lost:
             return
         with self._lock:
@@ -268,9 +268,9 @@ def read_only_snapshot(connection: psycopg.Connection[Any]) -> Iterator[None]:
 
 def _is_lost(error: psycopg.Error) -> bool:
     """Whether the error ended the connection, so that no response to a COMMIT can come any more."""
-    if not isinstance(error, CONNECTION_ERRORS):
-        return False
-    return error.sqlstate is None or error.diag.severity_nonlocalized in ("FATAL", "PANIC")
+    if error.diag.severity_nonlocalized in ("FATAL", "PANIC"):
+        return True
+    return error.sqlstate is None and isinstance(error, CONNECTION_ERRORS)
 
 
 def _run_until_done(work: Callable[[Connection], T], connection: Connection) -> T:

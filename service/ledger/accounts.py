@@ -19,12 +19,16 @@ from service.ledger.types import Account, AccountChange, AccountState
 _STATE_COLUMNS = SQL("id, currency, min_balance, balance, status")  # without held, which depends on the time
 _COLUMNS = SQL("{state}, metadata, created_at, created_by").format(state=_STATE_COLUMNS)
 
-# `now` is the ledger's time if the parameter is NULL. `expired_until` is the latest `expires_at` of the open holds that
-# have expired.
+# `expired_until` is the latest `expires_at` of the account's open holds that have expired, unless the journal's time is
+# past it: then no capture of these holds can be in progress.
 _SELECT = SQL(
     """
-    SELECT {columns}, held - coalesce(expired.amount, 0) AS held, expired_until
-    FROM (SELECT coalesce(%(now)s::timestamptz, greatest(clock_timestamp(), last_at)) AS now FROM journal) AS clock
+    SELECT {columns}, held - coalesce(expired.amount, 0) AS held,
+        CASE WHEN expired_until > last_at THEN expired_until END AS expired_until
+    FROM (
+        SELECT last_at, CASE WHEN %(as_of_last_at)s THEN last_at ELSE greatest(clock_timestamp(), last_at) END AS now
+        FROM journal
+    ) AS clock
     CROSS JOIN account
     LEFT JOIN LATERAL (
         SELECT sum(amount)::bigint AS amount, max(expires_at) AS expired_until
@@ -53,24 +57,27 @@ def open(connection: Connection, id: str, members: Mapping[str, Any], caller: st
 
     Returns the account, and whether it is new. Raises Refusal `id-conflict` if the id was opened with other members.
     """
-    row = connection.execute_and_commit(
+    opened = connection.execute_and_commit(
         """
         BEGIN;
         INSERT INTO account (id, currency, min_balance, metadata, created_by)
         VALUES (%(id)s, %(currency)s, %(min_balance)s, %(metadata)s, %(caller)s)
         ON CONFLICT (id) DO NOTHING
-        RETURNING id;
+        RETURNING created_at;
         COMMIT
         """,
         {"id": id, **members, "metadata": json.dumps(members["metadata"]), "caller": caller},
     )
+    if opened:  # reads nothing more: a failed read would hide that the account is open
+        new = {"balance": 0, "held": 0, "status": "open", "created_by": caller, "created_at": opened[0]}
+        return Account(id=id, **members, **new), True
     account = get_and_advance_time(connection, id)
     if account is None:
         raise AssertionError(f"bug: {id} was opened and is missing")
     opened_with = vars(account) | values_before_changes(connection, id)
     if differs := [member for member, value in members.items() if opened_with[member] != value]:
         raise Refusal("id-conflict", f"{id} was already opened with different values.", differs=differs)
-    return account, row is not None
+    return account, False
 
 
 def values_before_changes(connection: Connection, id: str) -> dict[str, Any]:
@@ -107,29 +114,30 @@ def list_and_advance_time(connection: Connection, *, prefix: str, after: str, li
 
 def list_by_id(connection: Connection, *, prefix: str, after: str, limit: int) -> list[Account]:
     """The accounts whose ids start with `prefix` and are greater than `after`, by id. For a read-only snapshot."""
-    accounts, _ = _select(connection, _LIST, {"prefix": prefix, "after": after, "limit": limit}, now=None)
+    accounts, _ = select(connection, _LIST, {"prefix": prefix, "after": after, "limit": limit}, as_of_last_at=False)
     return accounts
 
 
 def _select_and_advance_time(connection: Connection, statement: Composed, parameters: dict[str, Any]) -> list[Account]:
     """The accounts without expired holds.
 
-    A capture that got its time before its hold expired may still be committing. So if any open hold of these accounts
-    has expired, this advances the ledger's time, which waits for such a capture, and reads again as of that time.
+    A capture that got its time before its hold expired may still be committing. If that is possible, this advances the
+    ledger's time, which waits for such a capture, and reads again as of the journal's time. No transfer that this read
+    does not see can get an earlier time.
     """
-    accounts, expired_until = _select(connection, statement, parameters, now=None)
+    accounts, expired_until = select(connection, statement, parameters, as_of_last_at=False)
     if expired_until:
         clock.advance_past(connection, expired_until - timedelta(microseconds=1))
-        accounts, _ = _select(connection, statement, parameters, now=expired_until)
+        accounts, _ = select(connection, statement, parameters, as_of_last_at=True)
     return accounts
 
 
-def _select(
-    connection: Connection, statement: Composed, parameters: dict[str, Any], now: datetime | None
+def select(
+    connection: Connection, statement: Composed, parameters: dict[str, Any], as_of_last_at: bool
 ) -> tuple[list[Account], datetime | None]:
-    """The accounts as of `now`, and the latest `expires_at` of their open holds that have expired."""
+    """The accounts without expired holds, and the latest `expired_until`."""
     cursor = connection.cursor(row_factory=dict_row)
-    rows = cursor.execute(statement, {**parameters, "now": now}).fetchall()
+    rows = cursor.execute(statement, {**parameters, "as_of_last_at": as_of_last_at}).fetchall()
     expired_until = [until for row in rows if (until := row.pop("expired_until"))]
     return [Account(**row) for row in rows], max(expired_until, default=None)
 

@@ -78,20 +78,26 @@ def _write_expired(connection: Connection, accounts: Collection[str], now: datet
 def advance_past(connection: Connection, at: datetime) -> int | None:
     """Advance the ledger's time past `at`; the number of the last transfer up to `at`, None if `at` is not in the past.
 
-    Every later call returns the same number, because no posting gets a time up to `at` any more. The statement waits
-    for a posting that holds the journal row, and a posting that waits for the row gets a later time.
+    Every later call returns the same number, because no posting gets a time up to `at` any more. If the time is past
+    `at` already, nothing is written. Else the statement waits for a posting that holds the journal row, and a posting
+    that waits for the row gets a later time.
     """
-    advanced = connection.execute(
-        """
-        UPDATE journal
-        SET last_at = %(at)s + interval '1 microsecond'
-        WHERE only_row AND last_at <= %(at)s AND %(at)s < clock_timestamp()
-        RETURNING last_number
-        """,
-        {"at": at},
-    ).fetchone()
-    if advanced:
-        return int(advanced[0])
+    number = find_final_number(connection, at)
+    if number is None:
+        connection.execute(
+            """
+            UPDATE journal
+            SET last_at = %(at)s + interval '1 microsecond'
+            WHERE only_row AND last_at <= %(at)s AND %(at)s < clock_timestamp()
+            """,
+            {"at": at},
+        )
+        number = find_final_number(connection, at)
+    return number
+
+
+def find_final_number(connection: Connection, at: datetime) -> int | None:
+    """The number of the last transfer up to `at`; None unless the ledger's time is past `at`."""
     row = connection.execute(
         """
         SELECT coalesce(number, 0)

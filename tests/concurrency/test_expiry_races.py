@@ -9,8 +9,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from service.ledger import accounts, posting, rules
 from service.ledger import clock as ledger_clock
-from service.ledger import posting, rules
 from service.logs import format_time
 from tests.support import broken
 from tests.support.client import Client, Reply
@@ -97,8 +97,22 @@ def test_a_reader_waits_for_a_capture_with_an_earlier_time(
     assert seen == after_capture
 
 
+@pytest.mark.parametrize("path", ["accounts/a", "accounts", "holds/h", "accounts/a/balance?at={at}"])
+def test_a_reader_waits_for_nothing_if_the_time_is_past_the_hold(
+    client: Client, clock: Clock, urls: Urls, path: str
+) -> None:
+    """After one read has advanced the time, the next reads write nothing, so they do not need the journal row."""
+    at = format_time(clock.stop() + timedelta(seconds=1))
+    client.hold("h", "a", "b", 500, expires_at=at)
+    clock.turn(seconds=2)
+    first = client.get(f"/v1/{path.format(at=at)}")
+    with psycopg.connect(urls.owner) as other:
+        other.execute("SELECT FROM journal FOR UPDATE")
+        assert client.get(f"/v1/{path.format(at=at)}").json == first.json
+
+
 @pytest.mark.parametrize(("read", "after_capture", "before_capture"), READS)
-def test_a_build_that_does_not_close_the_time_shows_the_state_before_the_capture(
+def test_a_build_that_does_not_advance_the_time_shows_the_state_before_the_capture(
     client: Client,
     clock: Clock,
     urls: Urls,
@@ -108,7 +122,13 @@ def test_a_build_that_does_not_close_the_time_shows_the_state_before_the_capture
     before_capture: Any,
 ) -> None:
     """Broken on purpose: the reader sees the hold as expired and 1000 available, and then 500 of it is captured."""
+    select = accounts.select
+
+    def select_as_of_now(connection: Any, statement: Any, parameters: Any, as_of_last_at: bool) -> Any:
+        return select(connection, statement, parameters, as_of_last_at=False)
+
     monkeypatch.setattr(ledger_clock, "advance_past", lambda connection, at: None)
+    monkeypatch.setattr(accounts, "select", select_as_of_now)
     seen, captured = read_while_a_capture_commits(client, clock, urls, read)
     assert captured.status == 201
     assert seen == before_capture

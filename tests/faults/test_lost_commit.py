@@ -68,6 +68,25 @@ def test_an_account_is_opened_once(proxied_client: Client, proxy: Proxy) -> None
     assert proxied_client.put("/v1/accounts/new", {"currency": "EUR"}).status == 200
 
 
+@pytest.mark.promise(14)
+def test_an_opened_account_is_not_reported_as_not_applied(
+    proxied_client: Client, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After COMMIT is confirmed, a PUT of a new account needs no other statement that could fail."""
+    monkeypatch.setattr(database, "ATTEMPTS", 1)
+    confirmed: list[bytes] = []
+
+    def note_commit(data: bytes) -> bool:
+        if confirms_commit(data):
+            confirmed.append(data)
+        return False
+
+    proxy.cut_to_client = note_commit
+    proxy.cut_to_server, proxy.cuts = lambda data: bool(confirmed), 10**6
+    assert proxied_client.put("/v1/accounts/new", {"currency": "EUR"}).status == 201
+    assert confirmed
+
+
 @pytest.mark.promise(40)
 def test_holds_captures_reversals_releases_and_changes_take_effect_once(proxied_client: Client, proxy: Proxy) -> None:
     """The retry of each returns 200."""

@@ -1,12 +1,15 @@
 """The database is away, refuses work or ends sessions: the response says so, and the service recovers by itself."""
 
+import select
 from collections.abc import Iterator
+from typing import Any
 
 import psycopg
 import psycopg_pool
 import pytest
 
 from service import config, database
+from service.http.app import Application
 from service.server import build_application
 from tests.support.client import Client
 from tests.support.ledger import Unchanged, Urls
@@ -28,6 +31,27 @@ def test_an_outage_is_reported_and_the_service_recovers(
     proxy.accept_connections()
     assert proxied_client.move("t", "a", "b", 5).status in (201, 503)
     assert proxied_client.move("t", "a", "b", 5).status in (200, 201)
+
+
+def test_a_session_that_the_server_ends_is_replaced(application: Application) -> None:
+    """Any error of severity FATAL ends the connection, whatever its code: here 57P05, idle_session_timeout."""
+    attempts: list[int] = []
+
+    def work(connection: database.Connection) -> Any:
+        attempts.append(len(attempts))
+        if len(attempts) == 1:
+            connection.execute("SET idle_session_timeout = '20ms'")
+            wait_until(lambda: has_ended(connection), "the server has ended the session")
+        return connection.execute("SELECT 7").fetchone()
+
+    assert application.dependencies.database.run(work) == (7,)
+    assert attempts == [0, 1]
+
+
+def has_ended(connection: database.Connection) -> bool:
+    """Whether the server has sent something to this idle connection, which can only be its end."""
+    readable, _, _ = select.select([connection.fileno()], [], [], 0)
+    return bool(readable)
 
 
 class TestALongOutage:
