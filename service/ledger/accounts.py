@@ -40,8 +40,6 @@ _SELECT = SQL(
 _LIST = _SELECT + SQL(  # no id contains chr(127)
     "WHERE id > %(after)s AND id >= %(prefix)s AND id < %(prefix)s || chr(127) ORDER BY id LIMIT %(limit)s"
 )
-
-
 _LOCK = SQL("SELECT held, {state} FROM account WHERE id = ANY(%(ids)s) ORDER BY id FOR NO KEY UPDATE").format(
     state=_STATE_COLUMNS
 )
