@@ -129,4 +129,5 @@ def list_changes(request: Request, dependencies: Dependencies) -> Response:
 
 def _require_account(connection: Connection, id: str) -> None:
     """Raise Refusal `not-found` if the account was never opened."""
-    fields.require_found(accounts.exists(connection, id) or None)
+    if not accounts.exists(connection, id):
+        raise Refusal("not-found", "Nothing has the id in the path.")

@@ -1,7 +1,7 @@
 """The ledger's time: the database's clock, but never behind the newest posting.
 
 A hold expires at `expires_at` without a background job: reads leave it out from that time on, and the next posting on
-its account writes the status `expired`.
+its account, or change of it, writes the status `expired`.
 """
 
 from collections.abc import Collection

@@ -61,7 +61,8 @@ def test_verify_waits_for_a_running_up(each: Database, monkeypatch: pytest.Monke
 
     def read_slowly(connection: migrations.Connection) -> list[Applied]:
         rows = read_history(connection)
-        time.sleep(0.05 * (threading.current_thread() is threading.main_thread()))
+        if threading.current_thread() is threading.main_thread():
+            time.sleep(0.05)
         return rows
 
     monkeypatch.setattr(runner, "read_history", read_slowly)
