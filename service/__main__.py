@@ -5,6 +5,12 @@ Exit codes: 0 stopped by a signal, or all checks passed · 69 the database · 70
 The checks run before gunicorn starts, because gunicorn would restart a failing worker again and again.
 """
 
+if __name__ == "__main__":  # not if a test imports this module
+    # The first statement: a module that is imported earlier keeps the blocking functions of the standard library.
+    from gevent import monkey
+
+    monkey.patch_all()
+
 import argparse
 import os
 import signal

@@ -3,14 +3,12 @@
 import contextlib
 import signal
 import socket
-import struct
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 import pytest
 
 from dev.run import TOKEN
-from service import config, server
+from service import worker
 from tests.support import live
 from tests.support.live import Live
 from tests.support.waiting import LIMIT_SECONDS
@@ -133,20 +131,8 @@ def test_clients_that_do_not_close_do_not_block_others(service: Live) -> None:
 
 
 def test_a_client_that_stops_sending_is_cut_off(service: Live) -> None:
-    """It keeps its thread only for the peer timeout."""
+    """Its request has a time limit."""
     response = send_raw(service, PUT_HEAD + b"Content-Length: 100\r\n\r\n{")
     assert b" 400 " in response.split(b"\r\n")[0]
     assert b"/problems/bad-request" in response
-    assert LIMIT_SECONDS > server.PEER_TIMEOUT_SECONDS
-
-
-def test_a_client_that_stops_receiving_is_cut_off(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """If a response does not fit in the socket buffers, sending it ends after the peer timeout."""
-    monkeypatch.setattr(server, "PEER_TIMEOUT_SECONDS", 1)
-    when_ready = server.gunicorn_settings(config.load(environment))["when_ready"]
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        when_ready(SimpleNamespace(LISTENERS=[SimpleNamespace(sock=listener)]))
-        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
-            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16) == struct.pack("ll", 1, 0)
-            with pytest.raises(BlockingIOError):
-                accepted.sendall(bytes(2**26))
+    assert LIMIT_SECONDS > worker.REQUEST_READ_SECONDS

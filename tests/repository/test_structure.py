@@ -22,7 +22,10 @@ FUNCTION_LINES = 40  # a longer function does not fit on a screen
 
 # From top to bottom. A module imports its own layer or a lower one. docs/architecture.md describes them.
 LAYERS = [
-    ("service.__main__", "service.server", "service.audit", "service.export", "service.migrate.__main__"),
+    (
+        *("service.__main__", "service.server", "service.worker"),
+        *("service.audit", "service.export", "service.migrate.__main__"),
+    ),
     ("service.http",),
     ("service.ledger",),
     ("service.database", "service.readiness", "service.migrate"),

@@ -1,0 +1,77 @@
+"""gunicorn's gevent worker, with time limits for clients.
+
+Each connection has a greenlet: a wait for one client or for the database lets the others run.
+
+- A request is complete within REQUEST_READ_SECONDS of its first byte, or it ends there as if the client had closed.
+- A response is received within RESPONSE_SEND_SECONDS.
+- A connection without a request is closed after gunicorn's `keepalive`, and soon after SIGTERM.
+"""
+
+import contextlib
+import errno
+import time
+from typing import Any
+
+import gunicorn.util
+from gevent import socket
+from gunicorn.workers.ggevent import GeventWorker
+
+REQUEST_READ_SECONDS = 10.0  # head and body together: 1 MiB in this time is 0.8 Mbit/s
+RESPONSE_SEND_SECONDS = 10.0  # one response; the largest page is about as long as the largest body
+
+
+class CooperativeWorker(GeventWorker):
+    """Serves each connection through a ClientSocket."""
+
+    def handle(self, listener: Any, client: socket.socket, address: Any) -> None:
+        """Serve one connection until it ends."""
+        super().handle(listener, ClientSocket(client, self.cfg.keepalive), address)
+
+    def timeout_ctx(self) -> contextlib.AbstractContextManager[None]:
+        """ClientSocket has the limits: gunicorn's own would be `keepalive`, and end before the body."""
+        return contextlib.nullcontext()
+
+
+class ClientSocket:
+    """What gunicorn uses of a socket. When a time limit has passed, `recv` returns nothing, as at the end of a stream.
+
+    So a short head closes the connection, and a short body is refused with 400.
+    """
+
+    def __init__(self, client: socket.socket, idle_seconds: float) -> None:
+        self._client = client
+        self._idle_seconds = idle_seconds
+        self._read_until: float | None = None  # of time.monotonic(); None: no byte of the next request has arrived
+        self._has_ended = False
+
+    def recv(self, size: int) -> bytes:
+        """Bytes of a request, or b"" if there are no more, or not in time."""
+        seconds = self._idle_seconds if self._read_until is None else self._read_until - time.monotonic()
+        data = b""
+        if not self._has_ended and seconds > 0:
+            self._client.settimeout(seconds)
+            with contextlib.suppress(TimeoutError):
+                data = self._client.recv(size)
+        if self._read_until is None:
+            self._read_until = time.monotonic() + REQUEST_READ_SECONDS
+        self._has_ended = not data
+        return data
+
+    def sendall(self, data: bytes) -> None:
+        """Send a response, or its next part. The next byte that arrives begins another request."""
+        self._read_until = None
+        self._client.settimeout(RESPONSE_SEND_SECONDS)
+        try:
+            self._client.sendall(data)
+        except TimeoutError:
+            raise BrokenPipeError(errno.EPIPE, "the client does not receive") from None
+
+    def close(self) -> None:
+        """Close the connection after the client has closed its side, so that it can read the last response.
+
+        A close with unread bytes would reset the connection. gunicorn waits 2 seconds, or for 64 KiB.
+        """
+        gunicorn.util.close_graceful(self._client)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
