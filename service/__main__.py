@@ -1,7 +1,7 @@
 """`python -m service [--check]`: run the startup checks, then serve.
 
-Exit codes: 0 stopped by a signal, or all checks passed · 69 the database · 70 the schema · 71 the address ·
-78 the configuration · 143 SIGTERM during the checks.
+Exit codes: 0 stopped by a signal, or all checks passed · 69 the database · 70 the schema ·
+71 the address or the limit of open files · 78 the configuration · 143 SIGTERM during the checks.
 The checks run before gunicorn starts, because gunicorn would restart a failing worker again and again.
 """
 
@@ -20,12 +20,12 @@ import time
 
 import psycopg
 
-from service import config, database, logs, server
+from service import config, database, log_writer, logs, server
 from service.config import Config
 from service.migrate import files, history
 
 RETRY_SECONDS = 1.0  # between two attempts to reach the database: an attempt costs little
-EXIT_DATABASE, EXIT_SCHEMA, EXIT_ADDRESS, EXIT_CONFIG = 69, 70, 71, 78  # after sysexits.h
+EXIT_DATABASE, EXIT_SCHEMA, EXIT_SYSTEM, EXIT_CONFIG = 69, 70, 71, 78  # after sysexits.h
 
 
 def main() -> int:
@@ -42,12 +42,13 @@ def main() -> int:
         fix = "set the variables that the message names; README.md, section Configuration, lists all variables"
         return _fail(EXIT_CONFIG, str(error), fix)
     logs.configure(settings.log_level)
-    if failure := _check_database(settings) or _check_address(settings):
+    if failure := _check_database(settings) or _check_address(settings) or _check_files():
         return failure
     if only_check:
         logs.log.info("all checks passed", extra={"event": "startup.checked", "settings": settings.redacted()})
     else:
-        server.Server(settings).run()
+        log_writer.install()
+        server.Server(settings, server.connection_limit()).run()
     return 0
 
 
@@ -94,7 +95,19 @@ def _check_address(settings: Config) -> int:
         socket.create_server((settings.host, settings.port)).close()
     except OSError as error:
         message = f"cannot listen on {settings.host}:{settings.port}: {error.strerror}"
-        return _fail(EXIT_ADDRESS, message, "set PORT to a free port, or HOST to an address of this machine")
+        return _fail(EXIT_SYSTEM, message, "set PORT to a free port, or HOST to an address of this machine")
+    return 0
+
+
+def _check_files() -> int:
+    """Raise the limit of open files. Log it if it allows fewer connections than the service is made for."""
+    connections = server.connection_limit()
+    fix = f"set the hard limit of open files (ulimit -Hn) to {server.MAX_CONNECTIONS + server.RESERVED_FILES} or more"
+    message = f"the limit of open files allows only {connections} connections"
+    if connections < server.MIN_CONNECTIONS:
+        return _fail(EXIT_SYSTEM, message, fix)
+    if connections < server.MAX_CONNECTIONS:
+        logs.log.warning("%s", message, extra={"event": "startup.few_files", "fix": fix})
     return 0
 
 

@@ -24,11 +24,10 @@ from service.errors import Refusal
 
 T = TypeVar("T")
 
-POOL_TIMEOUT_SECONDS = 1.0  # a longer wait for a connection would only make the queue longer
 RECONNECT_TIMEOUT_SECONDS = 3.0  # the pool's back-off has no cap: it took 18 s to reconnect after an outage of 40 s
-# Entries of the pool's queue. A request that timed out stays in it until a connection is free, so this limits the queue
-# during an outage.
-MAX_WAITING = 128
+# Entries of the pool's queue: more than the requests that http/app.py admits, so that it alone refuses. A request that
+# timed out stays in the queue until a connection is free, so this limits the queue during an outage.
+MAX_WAITING = 4000
 ATTEMPTS = 3
 # The pause before a retry is random: up to twice this before the second attempt, up to four times before the third.
 FIRST_PAUSE_SECONDS = 0.025
@@ -150,7 +149,6 @@ class Database:
             min_size=pool_size,
             open=True,  # starts to connect and does not wait for it
             configure=configure,
-            timeout=POOL_TIMEOUT_SECONDS,
             max_waiting=MAX_WAITING,
             reconnect_timeout=RECONNECT_TIMEOUT_SECONDS,
             reconnect_failed=ConnectionPool.check,  # else it stops connecting while expired waiters fill its queue
@@ -197,7 +195,8 @@ class Database:
     @contextmanager
     def _connection(self, deadline: float) -> Iterator[Connection]:
         requested_at = time.monotonic()
-        with self._pool.connection() as connection:  # rolls back an open transaction if the work raises
+        seconds = max(deadline - requested_at, 0.0)
+        with self._pool.connection(seconds) as connection:  # rolls back an open transaction if the work raises
             received_at = time.monotonic()
             logs.add_time("queue_ms", received_at - requested_at)
             connection.deadline = deadline

@@ -55,5 +55,16 @@ class PoolCollector(Collector):
         yield CounterMetricFamily("ledger_pool_timeouts", "Requests that got no connection.", pool["requests_errors"])
 
 
+class LogCollector(Collector):
+    """The lines that were not logged. `dropped` is set by the writer of the log."""
+
+    dropped: Callable[[], int] = staticmethod(int)
+
+    def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily("ledger_log_lines_dropped", "Log lines that were not written.", self.dropped())
+
+
 POOL = PoolCollector()
+LOG_LINES = LogCollector()
 REGISTRY.register(POOL)
+REGISTRY.register(LOG_LINES)

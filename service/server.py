@@ -1,5 +1,6 @@
 """Builds the application, and runs it under gunicorn: the settings with their reasons, and JSON log lines."""
 
+import resource
 from typing import Any
 
 import gunicorn.glogging
@@ -16,17 +17,23 @@ from service.ledger.posting import RETRIED_CONSTRAINTS
 from service.readiness import Readiness
 from service.worker import CooperativeWorker
 
+MIN_CONNECTIONS = 100  # with fewer, probes would wait for callers
+MAX_CONNECTIONS = 4000  # twice MAX_IN_FLIGHT: the others are idle, or wait to be refused. 13 KB each
+RESERVED_FILES = 200  # open files that are not connections of clients: the pool (at most 100), probes, the log
+
 
 class Server(BaseApplication):
     """gunicorn with one worker: one process per container, replicas for more. `run` does not return."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, connections: int) -> None:
         self.config = config
+        self.connections = connections
         super().__init__()
 
     def load_config(self) -> None:
         for name, value in gunicorn_settings(self.config).items():
             self.cfg.set(name, value)
+        self.cfg.set("worker_connections", self.connections)
 
     def load(self) -> Application:
         return build_application(self.config)
@@ -38,6 +45,18 @@ def build_application(config: Config) -> Application:
     return Application(Dependencies(database, Readiness(config.database_url)), config.callers)
 
 
+def connection_limit() -> int:
+    """How many connections to accept. Raises the limit of open files as far as it is needed and allowed."""
+    needed = MAX_CONNECTIONS + RESERVED_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    if soft == unlimited or soft >= needed:
+        return MAX_CONNECTIONS
+    limit = needed if hard == unlimited else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    return limit - RESERVED_FILES
+
+
 def gunicorn_settings(config: Config) -> dict[str, Any]:
     """gunicorn's settings. A setting that is not listed has a suitable default."""
     return {
@@ -47,7 +66,7 @@ def gunicorn_settings(config: Config) -> dict[str, Any]:
         "keepalive": 75,  # seconds; longer than a load balancer's own, else it uses a closed connection and returns 502
         "timeout": 30,  # seconds without a heartbeat of the worker; it does not limit a request
         "graceful_timeout": 20,  # seconds for requests in progress after SIGTERM
-        "worker_connections": 1000,
+        "worker_connections": MAX_CONNECTIONS,
         "backlog": 128,
         "control_socket_disable": True,  # its socket would be created in $HOME
         "forwarded_allow_ips": "",  # no header may change the scheme or the client's address

@@ -1,6 +1,6 @@
 """gunicorn's gevent worker, with time limits for clients.
 
-Each connection has a greenlet: a wait for one client or for the database lets the others run.
+Each connection has a greenlet: while one waits for its client or for the database, the others run.
 
 - A request is complete within REQUEST_READ_SECONDS of its first byte, or it ends there as if the client had closed.
 - A response is received within RESPONSE_SEND_SECONDS.
@@ -13,8 +13,10 @@ import time
 from typing import Any
 
 import gunicorn.util
-from gevent import socket
+from gevent import get_hub, socket
 from gunicorn.workers.ggevent import GeventWorker
+
+from service import logs
 
 REQUEST_READ_SECONDS = 10.0  # head and body together: 1 MiB in this time is 0.8 Mbit/s
 RESPONSE_SEND_SECONDS = 10.0  # one response; the largest page is about as long as the largest body
@@ -23,13 +25,34 @@ RESPONSE_SEND_SECONDS = 10.0  # one response; the largest page is about as long 
 class CooperativeWorker(GeventWorker):
     """Serves each connection through a ClientSocket."""
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._clients: set[ClientSocket] = set()
+
+    def init_process(self) -> None:
+        """Run in the new process until it stops."""
+        get_hub().print_exception = _log_exception  # gevent would print a traceback that is not JSON
+        super().init_process()
+
     def handle(self, listener: Any, client: socket.socket, address: Any) -> None:
         """Serve one connection until it ends."""
-        super().handle(listener, ClientSocket(client, self.cfg.keepalive), address)
+        wrapped = ClientSocket(client, self.cfg.keepalive)
+        self._clients.add(wrapped)
+        try:
+            super().handle(listener, wrapped, address)
+        finally:
+            self._clients.remove(wrapped)
 
     def timeout_ctx(self) -> contextlib.AbstractContextManager[None]:
         """ClientSocket has the limits: gunicorn's own would be `keepalive`, and end before the body."""
         return contextlib.nullcontext()
+
+    def notify(self) -> None:
+        """gunicorn calls this once a second. After SIGTERM, end the connections that have no request."""
+        super().notify()
+        if not self.alive:
+            for client in self._clients:
+                client.end_if_idle()
 
 
 class ClientSocket:
@@ -73,5 +96,15 @@ class ClientSocket:
         """
         gunicorn.util.close_graceful(self._client)
 
+    def end_if_idle(self) -> None:
+        """If no byte of a request has arrived, end the connection as if the client had closed."""
+        if self._read_until is None:
+            with contextlib.suppress(OSError):  # the client has closed it
+                self._client.shutdown(socket.SHUT_RD)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
+
+
+def _log_exception(context: Any, kind: type[BaseException], error: Any, traceback: Any) -> None:
+    logs.log.error("unexpected error in a greenlet", exc_info=error, extra={"event": "greenlet.failed"})

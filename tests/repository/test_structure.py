@@ -23,7 +23,7 @@ FUNCTION_LINES = 40  # a longer function does not fit on a screen
 # From top to bottom. A module imports its own layer or a lower one. docs/architecture.md describes them.
 LAYERS = [
     (
-        *("service.__main__", "service.server", "service.worker"),
+        *("service.__main__", "service.server", "service.worker", "service.log_writer"),
         *("service.audit", "service.export", "service.migrate.__main__"),
     ),
     ("service.http",),
