@@ -70,7 +70,7 @@ def measure(name: str, database: Database, threads: int, size: int) -> float:
                 return
             commands = [new_transfer(f"{name}:{threads}:{size}:{thread}:{attempt}:{n}") for n in range(size)]
             try:
-                database.run(partial(posting.post, commands=commands, atomic=False, caller="bench"))
+                database.run(partial(posting.post, commands=commands, atomic=False))
             except Refusal:  # it waited too long for the locks of another posting; it is not counted
                 continue
             posted[thread] += size
@@ -84,9 +84,16 @@ def measure(name: str, database: Database, threads: int, size: int) -> float:
 
 
 def new_transfer(id: str) -> TransferCommand:
+    """Between two random accounts."""
     source, target = random.sample(range(ACCOUNTS), 2)
     return TransferCommand(
-        id=id, from_account=f"a{source}", to_account=f"a{target}", amount=1, currency="EUR", metadata={}
+        id=id,
+        from_account=f"a{source}",
+        to_account=f"a{target}",
+        amount=1,
+        currency="EUR",
+        metadata={},
+        created_by="bench",
     )
 
 
