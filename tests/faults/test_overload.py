@@ -1,16 +1,20 @@
-"""More requests than the service accepts: it refuses the excess at once instead of letting it wait."""
+"""More requests than the service accepts: it refuses the excess, late and without a place."""
 
 import contextlib
 import threading
-from functools import partial
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from service import config, database
-from service.http import auth
+from service import config, database, server
+from service.contract import LIMITS
+from service.http import app, request
 from service.server import build_application
-from tests.support.client import Client
+from tests.support.client import Client, Reply, item
 from tests.support.threads import Call
 from tests.support.waiting import wait_for, wait_until
 
@@ -18,8 +22,8 @@ from tests.support.waiting import wait_for, wait_until
 def test_a_request_that_gets_no_connection_is_refused(
     environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All connections of the pool stay in use until its timeout."""
-    monkeypatch.setattr(database, "POOL_TIMEOUT_SECONDS", 0.1)
+    """All connections of the pool stay in use until the request's deadline."""
+    monkeypatch.setattr(database, "LIMITS", replace(LIMITS, request_deadline_seconds=1))
     application = build_application(config.load(environment | {"POOL_SIZE": "1"}))
     client = Client(application)
     in_use, release = threading.Event(), threading.Event()
@@ -38,28 +42,74 @@ def test_a_request_that_gets_no_connection_is_refused(
     assert (reply.status, reply.slug, reply.json["outcome"]) == (503, "overloaded", "not_applied")
 
 
-@pytest.mark.promise(15)
-def test_a_request_above_112_in_progress_is_refused_and_probes_are_not(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """/health, /ready and /metrics respond while 112 other requests are in progress."""
-    authenticate = auth.authenticate
+@contextlib.contextmanager
+def in_progress(monkeypatch: pytest.MonkeyPatch, count: int, send: Callable[[], Reply]) -> Iterator[None]:
+    """Send the request `count` times. All are in progress during the block; other requests are handled as usual."""
     entered: list[None] = []
     release = threading.Event()
+    read_query = request.read_query
 
-    def authenticate_late(*arguments: Any) -> Any:
-        entered.append(None)
-        wait_for(release)
-        return authenticate(*arguments)
+    def read_query_late(*arguments: Any) -> Any:
+        if len(entered) < count:
+            entered.append(None)
+            wait_for(release)
+        return read_query(*arguments)
 
-    monkeypatch.setattr(auth, "authenticate", authenticate_late)
-    without_token = Client(client.application, token=None)
-    in_progress = [Call(partial(without_token.get, "/v1/transfers")) for _ in range(112)]
-    wait_until(lambda: len(entered) == 112, "all requests are in progress")
-    reply = client.get("/v1/transfers")
-    probes = [client.get(path).status for path in ("/health", "/ready", "/metrics")]
-    release.set()
-    assert {each.result().status for each in in_progress} == {401}
+    monkeypatch.setattr(app, "read_query", read_query_late)
+    calls = [Call(send) for _ in range(count)]
+    try:
+        wait_until(lambda: len(entered) == count, "all requests are in progress")
+        yield
+    finally:
+        release.set()
+    assert {call.result().status for call in calls} == {200}
+
+
+@pytest.mark.promise(15)
+def test_a_request_above_the_limit_is_refused_late_and_probes_are_not(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/health, /ready and /metrics respond while all places are taken. The refused client waits before it repeats."""
+    monkeypatch.setattr(app, "MAX_IN_FLIGHT", 20)
+    monkeypatch.setattr(app, "REFUSAL_DELAY_SECONDS", 0.2)
+    limited = client.with_scopes("read", "write", "admin")
+    with in_progress(monkeypatch, 20, lambda: limited.get("/v1/transfers")):
+        started_at = time.monotonic()
+        reply = limited.get("/v1/transfers")
+        refused_at = time.monotonic()
+        probes = [limited.get(path).status for path in ("/health", "/ready", "/metrics")]
     assert (reply.status, reply.slug, reply.json["outcome"]) == (503, "overloaded", "not_applied")
+    assert refused_at - started_at >= 0.2
     assert probes == [200, 200, 200]
-    assert client.get("/v1/transfers").status == 200
+    assert limited.get("/v1/transfers").status == 200
+
+
+def test_a_batch_above_the_limit_is_refused_and_other_requests_are_not(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches have a lower limit, because they need more memory. A refused one takes no place of other requests."""
+    monkeypatch.setattr(app, "MAX_BATCHES_IN_FLIGHT", 2)
+    monkeypatch.setattr(app, "MAX_IN_FLIGHT", 3)
+    delays: list[float] = []
+    end_delays = threading.Event()
+
+    def delay(seconds: float) -> None:
+        delays.append(seconds)
+        wait_for(end_delays)
+
+    monkeypatch.setattr(app, "time", SimpleNamespace(sleep=delay, perf_counter=time.perf_counter))
+    limited = client.with_scopes("read", "write", "admin")
+    with in_progress(monkeypatch, 2, lambda: limited.batch(item("t"))):
+        refused = [Call(lambda: limited.batch(item("u"))) for _ in range(3)]
+        wait_until(lambda: len(delays) == 3, "three batches are refused")
+        reply = limited.get("/v1/transfers")
+        end_delays.set()
+        assert {call.result().slug for call in refused} == {"overloaded"}
+    assert reply.status == 200
+
+
+def test_only_one_limit_refuses_requests(environment: dict[str, str]) -> None:
+    """The pool's queue has room for all requests in progress, and the server has connections for more than these."""
+    settings = server.gunicorn_settings(config.load(environment))
+    assert app.MAX_BATCHES_IN_FLIGHT < app.MAX_IN_FLIGHT <= database.MAX_WAITING
+    assert settings["worker_connections"] > app.MAX_IN_FLIGHT

@@ -1,8 +1,11 @@
 """The service under a real gunicorn: its log, invalid and slow clients, and how it stops."""
 
 import contextlib
+import re
 import signal
 import socket
+import time
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
@@ -11,8 +14,9 @@ from dev.run import TOKEN
 from service import worker
 from tests.support import live
 from tests.support.live import Live
-from tests.support.waiting import LIMIT_SECONDS
+from tests.support.waiting import LIMIT_SECONDS, wait_until
 
+GRACEFUL_TIMEOUT = 20  # seconds; gunicorn would wait as long for a connection that stays open
 FIELDS = ["time", "level", "event", "message", "service", "version"]
 REQUEST_FIELDS = [
     *FIELDS,
@@ -92,6 +96,47 @@ def test_a_signal_stops_the_service(service: Live, number: int) -> None:
     assert service.stop(number) == 0
     assert service.lines[-1]["message"].startswith("Shutting down")
     assert not [line for line in service.lines if line["level"] in ("error", "critical")]
+
+
+def test_an_idle_connection_does_not_delay_the_stop(service: Live) -> None:
+    """A connection that is kept for the next request ends soon, and not with gunicorn's graceful_timeout."""
+    with connect(service) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(65536)
+        started_at = time.monotonic()
+        assert service.stop() == 0
+    assert time.monotonic() - started_at < GRACEFUL_TIMEOUT
+
+
+def test_a_request_in_progress_is_finished_before_the_stop(service: Live) -> None:
+    """SIGTERM arrives while the request waits for the body of its client."""
+    body = b'{"currency": "EUR"}'
+    with connect(service) as connection:
+        connection.sendall(PUT_HEAD + b"Content-Length: %d\r\n\r\n" % len(body))
+        wait_until(lambda: active_requests(service) == 2, "the request is in progress")
+        service.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: not accepts(service), "the service is stopping")
+        connection.sendall(body)
+        response = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert service.finish() == 0
+    assert response.startswith(b"HTTP/1.1 201 ")
+    assert [line["status"] for line in service.lines if line.get("route") == "/v1/accounts/{id}"] == [201]
+
+
+def active_requests(service: Live) -> int:
+    """The metric, which includes the request that reads it."""
+    with urllib.request.urlopen(f"{service.url}/metrics", timeout=LIMIT_SECONDS) as response:
+        [number] = re.findall(rb"^http_server_active_requests ([0-9.]+)", response.read(), re.MULTILINE)
+    return int(float(number))
+
+
+def accepts(service: Live) -> bool:
+    """Whether the service still accepts a connection."""
+    try:
+        connect(service).close()
+    except OSError:
+        return False
+    return True
 
 
 PUT_HEAD = (

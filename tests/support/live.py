@@ -85,10 +85,12 @@ class Live:
 
 
 @contextlib.contextmanager
-def serving(environment: dict[str, str]) -> Iterator[Live]:
-    """The service on a free port, ready."""
+def serving(
+    environment: dict[str, str], module: tuple[str, ...] = ("service",), open_files: int | None = None
+) -> Iterator[Live]:
+    """The service on a free port, ready. `module` may be one that breaks it."""
     with reserved_port() as port, tempfile.TemporaryFile() as printed:
-        process = start(["service"], environment | {"PORT": str(port)}, printed)
+        process = start([*module], environment | {"PORT": str(port)}, printed, open_files=open_files)
         live = Live(process, printed, f"http://127.0.0.1:{port}")
         try:
             wait_until(live.is_ready, "the service is ready")
@@ -99,11 +101,19 @@ def serving(environment: dict[str, str]) -> Iterator[Live]:
 
 
 def start(
-    module: list[str], environment: dict[str, str], printed: IO[bytes], folder: Path = ROOT
+    module: list[str],
+    environment: dict[str, str],
+    printed: IO[bytes],
+    folder: Path = ROOT,
+    open_files: int | None = None,
 ) -> "subprocess.Popen[bytes]":
-    """Start `python -m MODULE` with exactly this environment. Stdout and stderr go to a file, which is never full."""
+    """Start `python -m MODULE` with exactly this environment. Stdout and stderr go to a file, which is never full.
+
+    `open_files` limits its open files: the soft and the hard limit.
+    """
+    limit = ["sh", "-c", 'ulimit -n "$0" && exec "$@"', str(open_files)] if open_files else []
     return subprocess.Popen(
-        [sys.executable, "-m", *module],
+        [*limit, sys.executable, "-m", *module],
         cwd=folder,
         env={"PATH": os.environ["PATH"], **environment},
         stdout=printed,
@@ -111,8 +121,10 @@ def start(
     )
 
 
-def run(module: list[str], environment: dict[str, str], folder: Path = ROOT) -> tuple[int, list[dict[str, Any]]]:
+def run(
+    module: list[str], environment: dict[str, str], folder: Path = ROOT, open_files: int | None = None
+) -> tuple[int, list[dict[str, Any]]]:
     """Exit code and printed lines of a process that ends by itself; `folder` may be a copy of the repository."""
     with tempfile.TemporaryFile() as printed:
-        live = Live(start(module, environment, printed, folder), printed, "")
+        live = Live(start(module, environment, printed, folder, open_files), printed, "")
         return live.finish(), live.lines
