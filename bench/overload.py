@@ -1,0 +1,21 @@
+"""Section overload: goodput with up to 2,500 connections that each repeat at once, and /health beside it."""
+
+from bench import load
+from bench.load import Load
+from bench.measure import Bench, measure, warm_up
+from bench.processes import serving
+from bench.throughput import ACCOUNTS, TRANSFERS
+
+SECTION = "overload"
+CONNECTIONS = (64, 256, 1000, 2500)
+
+
+def run(bench: Bench) -> None:
+    """Measure each number of connections; the rate counts only transfers that were posted."""
+    load.check_open_files(max(CONNECTIONS))
+    with bench.ledger(TRANSFERS, ACCOUNTS) as ledger, serving(ledger.service_url, bench.work) as service:
+        warm_up(service)
+        for _ in range(bench.rounds):
+            for connections in CONNECTIONS:
+                found = measure(ledger, [service], Load("spread", connections), bench.seconds, health=True)
+                bench.results.add(SECTION, f"{connections}", found)

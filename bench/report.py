@@ -1,0 +1,4 @@
+from bench.results import Results
+
+
+def write(results: Results) -> None: ...
