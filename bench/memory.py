@@ -1,17 +1,20 @@
 """Section memory: start to ready, and the memory of one process, idle and during a million requests of all kinds."""
 
 import itertools
+import time
 
 from bench import load
 from bench.load import Load
 from bench.measure import Bench, warm_up
-from bench.processes import Service, serving
+from bench.processes import BenchError, Service, serving
 from bench.throughput import ACCOUNTS, CALLERS, TRANSFERS
 
 SECTION = "memory"
 REQUESTS = 1_000_000
 SMOKE_REQUESTS = 10_000
 KINDS = ("spread", "read", "hot", "page")
+IDLE_SECONDS = 1.0  # after the start, until the process has opened its connections
+LIMIT_SECONDS = 1800  # for all requests
 STEP_SECONDS = 5.0  # of one kind of request, after which the memory is read
 
 
@@ -20,6 +23,7 @@ def run(bench: Bench) -> None:
     with bench.ledger(TRANSFERS, ACCOUNTS) as ledger:
         for _ in range(bench.rounds):
             with serving(ledger.service_url, bench.work) as service:
+                time.sleep(IDLE_SECONDS)
                 bench.results.add(SECTION, "start", {"ready_seconds": service.ready_seconds, **read_memory(service)})
         with serving(ledger.service_url, bench.work) as service:
             serve(bench, service)
@@ -29,6 +33,8 @@ def serve(bench: Bench, service: Service) -> None:
     """Record the memory after each step, until the process has served all requests."""
     wanted = SMOKE_REQUESTS if bench.is_smoke_test else REQUESTS
     seconds = min(STEP_SECONDS, bench.seconds)
+    until = time.monotonic() + LIMIT_SECONDS
+    time.sleep(IDLE_SECONDS)
     bench.results.add(SECTION, "requests", {"requests": 0, **read_memory(service)})
     warm_up(service)
     served = 0
@@ -40,6 +46,8 @@ def serve(bench: Bench, service: Service) -> None:
         bench.results.add(SECTION, "requests", measurement)
         if served >= wanted:
             return
+        if time.monotonic() > until:
+            raise BenchError(f"only {served} requests in {LIMIT_SECONDS} s")
 
 
 def read_memory(service: Service) -> dict[str, float]:

@@ -46,8 +46,9 @@ class Service:
         return cpu_seconds(self.process.pid)
 
     def memory_mb(self) -> float:
-        """Resident memory of the worker, the largest of the processes, in 10^6 bytes."""
-        return max(_memory_bytes(pid, "VmRSS") for pid in family(self.process.pid)) / 1e6
+        """Resident memory of gunicorn's worker, which serves the requests, in 10^6 bytes."""
+        _, worker = family(self.process.pid)
+        return _memory_bytes(worker, "VmRSS") / 1e6
 
     def proportional_memory_mb(self) -> float:
         """Memory of all its processes, in 10^6 bytes, with shared pages divided by the processes that share them."""
