@@ -71,9 +71,11 @@ def post_until(is_done: threading.Event, database: Database, durations: list[flo
 def post(database: Database, id: str, source: str, target: str) -> tuple[str, float]:
     """`posted`, or the slug of the refusal; and the seconds that it took."""
     started_at = time.monotonic()
-    command = TransferCommand(id=id, from_account=source, to_account=target, amount=1, currency="EUR", metadata={})
+    command = TransferCommand(
+        id=id, from_account=source, to_account=target, amount=1, currency="EUR", metadata={}, created_by="bench"
+    )
     try:
-        database.run(lambda connection: posting.post_one(connection, command, caller="bench"))
+        database.run(lambda connection: posting.post(connection, [command], atomic=False))
         result = "posted"
     except Refusal as refusal:
         result = refusal.slug

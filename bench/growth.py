@@ -3,11 +3,9 @@
 import time
 
 from bench.load import Load
-from bench.measure import POSTINGS, Bench, Ledger, measure
+from bench.measure import POSTINGS, Bench, Ledger, audit_seconds, measure
 from bench.processes import serving
 from bench.throughput import BATCH_CALLERS, CALLERS
-from service import database
-from service.ledger import audit
 
 SECTION = "growth"
 SIZES = (  # transfers, accounts: first more transfers, then more accounts
@@ -66,16 +64,6 @@ def measure_kind(bench: Bench, ledger: Ledger, case: str, loaded: Load) -> None:
 def read_counters(ledger: Ledger) -> tuple[int, int, int]:
     """Bytes of WAL and pages read so far, and the number of transfers."""
     return ledger.query_integer(WAL_WRITTEN), ledger.query_integer(PAGES_READ), ledger.last_number()
-
-
-def audit_seconds(ledger: Ledger) -> float:
-    """The time of the audit of the whole ledger. Raises AssertionError if it finds an error."""
-    started_at = time.monotonic()
-    with database.connect(ledger.service_url) as connection:
-        database.configure(connection)
-        report = audit.run(connection)
-    assert not report.errors, f"bug: the generated ledger is inconsistent: {report.errors[0]}"
-    return time.monotonic() - started_at
 
 
 def read_sizes(ledger: Ledger) -> dict[str, float]:

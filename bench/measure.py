@@ -16,6 +16,8 @@ from bench.load import Load
 from bench.processes import TOKEN, BenchError, Service, cpu_seconds
 from bench.results import Measurement, Results
 from dev import postgres
+from service import database
+from service.ledger import audit
 
 WARM_UP_SECONDS = 1  # of each load, before the transfers are counted
 HEALTH_RATE = 50.0  # requests to /health per second beside a load: enough for a p99, and hardly a load itself
@@ -73,6 +75,17 @@ class Bench:
                     yield Ledger(*urls, superuser, postmaster)
             finally:
                 administrator.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))
+
+
+def audit_seconds(ledger: Ledger) -> float:
+    """Audit the whole ledger, and return how long it took. Raises BenchError if it finds an error."""
+    started_at = time.monotonic()
+    with database.connect(ledger.service_url) as connection:
+        database.configure(connection)
+        report = audit.run(connection)
+    if report.errors:
+        raise BenchError(f"the audit found errors in the measured ledger, first {report.errors[0]}")
+    return time.monotonic() - started_at
 
 
 def warm_up(service: Service) -> None:

@@ -2,7 +2,7 @@
 
 from bench import load
 from bench.load import Load
-from bench.measure import Bench, measure, warm_up
+from bench.measure import Bench, audit_seconds, measure, warm_up
 from bench.processes import serving
 from bench.throughput import ACCOUNTS, TRANSFERS
 
@@ -19,3 +19,4 @@ def run(bench: Bench) -> None:
             for connections in CONNECTIONS:
                 found = measure(ledger, [service], Load("spread", connections), bench.seconds, health=True)
                 bench.results.add(SECTION, f"{connections}", found)
+        audit_seconds(ledger)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench import load
 from bench.load import Load
-from bench.measure import Bench, Ledger, measure, warm_up
+from bench.measure import Bench, Ledger, audit_seconds, measure, warm_up
 from bench.processes import ROOT, Service, serving
 from bench.results import Measurement
 
@@ -60,6 +60,7 @@ def run(bench: Bench) -> None:
         for _ in range(bench.rounds):
             for name, function in cases.items():
                 bench.results.add(SECTION, name, function())
+        audit_seconds(ledger)
 
 
 def service_cases(bench: Bench, ledger: Ledger, services: list[Service], name: str, cases: list[str]) -> Cases:

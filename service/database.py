@@ -49,12 +49,13 @@ CONNECT: dict[str, Any] = {
 # enable_seqscan: every statement reads through an index. A plan that was made while the tables were empty used
 # sequential scans until its session ended: 3,420 transfers per second in batches of 100 (docs/figures.md).
 # jit: compiling takes 40 ms, and up to PostgreSQL 17 the cost of an unavoidable scan triggers it for short statements.
-SESSION = """
+LOCK_TIMEOUT_MILLISECONDS = 1000  # for one wait
+SESSION = f"""
     SET ROLE ledger_service;
     SET TIME ZONE 'UTC';
     SET default_transaction_isolation = 'read committed';
     SET statement_timeout = '3s';
-    SET lock_timeout = '1s';
+    SET lock_timeout = '{LOCK_TIMEOUT_MILLISECONDS}ms';
     SET idle_in_transaction_session_timeout = '10s';
     SET idle_session_timeout = 0;
     SET client_connection_check_interval = '500ms';
@@ -167,13 +168,13 @@ class Database:
         """Close the pool; connections in use are closed when they are returned."""
         self._pool.close()
 
-    def run(self, work: Callable[[Connection], T]) -> T:
-        """Run the work on a connection and return its result, within the request's deadline.
+    def run(self, work: Callable[[Connection], T], deadline: float | None = None) -> T:
+        """Run the work on a connection and return its result. `deadline` is that of the request, by default a new one.
 
         An error that may be temporary is retried. Raises Refusal if it persists; an error that is our own bug is raised
         as it is.
         """
-        deadline = time.monotonic() + LIMITS.request_deadline_seconds
+        deadline = deadline or time.monotonic() + LIMITS.request_deadline_seconds
         outcome = "not_applied"
         for attempt in range(1, ATTEMPTS + 1):
             error: psycopg.Error

@@ -17,6 +17,7 @@ from service.config import Config
 from service.database import Database
 from service.http.app import Application
 from service.http.request import Dependencies
+from service.ledger.group import GroupPosting
 from service.ledger.posting import RETRIED_CONSTRAINTS
 from service.readiness import Readiness
 
@@ -43,7 +44,7 @@ class Server(BaseApplication):
 def build_application(config: Config) -> Application:
     """The application with an open pool. Call it after the fork, and close its database at the end."""
     database = Database(config.database_url, config.pool_size, RETRIED_CONSTRAINTS)
-    return Application(Dependencies(database, Readiness(config.database_url)), config.callers)
+    return Application(Dependencies(database, GroupPosting(database), Readiness(config.database_url)), config.callers)
 
 
 def gunicorn_settings(config: Config) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from service.http import fields
 from service.http.fields import FieldErrors, FieldReader
 from service.http.request import Dependencies, Request
 from service.http.response import Response, json_response, show_hold, show_record
-from service.ledger import holds, posting
+from service.ledger import holds
 from service.ledger.types import HoldCommand, ReleaseCommand
 
 _MEMBERS = ("from", "to", "amount", "currency", "expires_at", "metadata")
@@ -15,9 +15,15 @@ def put(request: Request, dependencies: Dependencies) -> Response:
     id = fields.id_to_create(request.parameters)
     errors = FieldErrors()
     reader = FieldReader(request.body, _MEMBERS, errors)
-    command = HoldCommand(id=id, **reader.movement(), expires_at=reader.time("expires_at"), metadata=reader.metadata())
+    command = HoldCommand(
+        id=id,
+        **reader.movement(),
+        expires_at=reader.time("expires_at"),
+        metadata=reader.metadata(),
+        created_by=request.caller,
+    )
     errors.raise_if_any()
-    result = dependencies.database.run(lambda connection: posting.post_one(connection, command, caller=request.caller))
+    result = dependencies.group_posting.post(command)
     return json_response(201 if result.is_new else 200, show_record(result.record))
 
 
@@ -31,5 +37,5 @@ def get(request: Request, dependencies: Dependencies) -> Response:
 def delete(request: Request, dependencies: Dependencies) -> Response:
     """DELETE /v1/holds/{id}: 200 released or expired, now or before. A captured or declined hold is a problem."""
     command = ReleaseCommand(fields.id_to_find(request.parameters))
-    result = dependencies.database.run(lambda connection: posting.post_one(connection, command, caller=request.caller))
+    result = dependencies.group_posting.post(command)
     return json_response(200, show_record(result.record))

@@ -12,6 +12,7 @@ from service.contract import LIMITS
 from service.database import Database
 from service.errors import Refusal
 from service.http.strict_json import parse_json
+from service.ledger.group import GroupPosting
 from service.readiness import Readiness
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -39,6 +40,7 @@ class Dependencies:
     """What the endpoints work with. server.py creates it."""
 
     database: Database
+    group_posting: GroupPosting
     readiness: Readiness
 
 

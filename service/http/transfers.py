@@ -17,9 +17,9 @@ def put(request: Request, dependencies: Dependencies) -> Response:
     """PUT /v1/transfers/{id}: 201 posted, 200 posted before. Declined and conflicting transfers are problems."""
     id = fields.id_to_create(request.parameters)
     errors = FieldErrors()
-    command = _read_transfer(request.body, errors, id=id)
+    command = _read_transfer(request.body, errors, request.caller, id=id)
     errors.raise_if_any()
-    result = dependencies.database.run(lambda connection: posting.post_one(connection, command, caller=request.caller))
+    result = dependencies.group_posting.post(command)
     return json_response(201 if result.is_new else 200, show_record(result.record))
 
 
@@ -29,11 +29,11 @@ def post(request: Request, dependencies: Dependencies) -> Response:
     reader = FieldReader(request.body, ("atomic", "transfers"), errors)
     atomic = reader.boolean("atomic")
     items = reader.items("transfers", LIMITS.batch_transfers)
-    commands = [_read_transfer(item, errors, pointer=f"/transfers/{index}") for index, item in enumerate(items)]
+    commands = [
+        _read_transfer(item, errors, request.caller, pointer=f"/transfers/{index}") for index, item in enumerate(items)
+    ]
     errors.raise_if_any()
-    results = dependencies.database.run(
-        lambda connection: posting.post(connection, commands, atomic=atomic, caller=request.caller)
-    )
+    results = dependencies.database.run(lambda connection: posting.post(connection, commands, atomic=atomic))
     return json_response(200, {"results": [_show_result(result, request.request_id) for result in results]})
 
 
@@ -52,18 +52,20 @@ def list_after(request: Request, dependencies: Dependencies) -> Response:
     return page_response("transfers", rows, limit, show=show_transfer, cursor=lambda transfer: transfer.number)
 
 
-def _read_transfer(body: Any, errors: FieldErrors, *, id: str = "", pointer: str = "") -> TransferCommand:
+def _read_transfer(body: Any, errors: FieldErrors, caller: str, *, id: str = "", pointer: str = "") -> TransferCommand:
     """A transfer, a capture or a reversal. In a batch the id is a member; else `id` is the one in the path."""
     if isinstance(body, dict):
         body = {name: value for name, value in body.items() if value is not None or name not in _SOURCES}
         if source := next((name for name in _SOURCES if name in body), None):
-            return _read_capture_or_reversal(source, body, errors, id, pointer)
+            return _read_capture_or_reversal(source, body, errors, caller, id, pointer)
     members = ("from", "to", "amount", "currency", "metadata")
     reader = FieldReader(body, members if id else ("id", *members), errors, pointer)
-    return TransferCommand(id=id or reader.id("id"), **reader.movement(), metadata=reader.metadata())
+    return TransferCommand(id=id or reader.id("id"), **reader.movement(), metadata=reader.metadata(), created_by=caller)
 
 
-def _read_capture_or_reversal(source: str, body: Any, errors: FieldErrors, id: str, pointer: str) -> TransferCommand:
+def _read_capture_or_reversal(
+    source: str, body: Any, errors: FieldErrors, caller: str, id: str, pointer: str
+) -> TransferCommand:
     """A capture or a reversal: the hold or transfer that `source` names defines the accounts and the currency."""
     members = (source, "amount", "metadata")
     unknown = f"is not allowed with {source}"
@@ -72,6 +74,7 @@ def _read_capture_or_reversal(source: str, body: Any, errors: FieldErrors, id: s
         id=id or reader.id("id"),
         amount=reader.amount() if "amount" in reader else None,
         metadata=reader.metadata(),
+        created_by=caller,
         captures=reader.id("captures") if source == "captures" else None,
         reverses=reader.id("reverses") if source == "reverses" else None,
     )

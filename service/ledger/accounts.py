@@ -45,9 +45,31 @@ _LOCK = SQL("SELECT held, {state} FROM account WHERE id = ANY(%(ids)s) ORDER BY 
 )
 
 
-def lock(connection: Connection, ids: Collection[str]) -> Cursor[AccountState]:
-    """Lock the accounts in the order of their ids, so that two transactions cannot wait for each other."""
+def lock(connection: Connection, ids: Collection[str], milliseconds: int | None = None) -> Cursor[AccountState]:
+    """Lock the accounts in the order of their ids, so that two transactions cannot wait for each other.
+
+    `milliseconds` limits the wait, and the later waits of this transaction; None: LOCK_TIMEOUT_MILLISECONDS.
+    """
+    if milliseconds is not None:
+        connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{milliseconds}ms"])
     return connection.cursor(row_factory=class_row(AccountState)).execute(_LOCK, {"ids": list(ids)})
+
+
+def find_locked(connection: Connection, ids: Collection[str]) -> frozenset[str]:
+    """Those of the accounts that another session keeps locked now."""
+    with connection.pipeline():
+        connection.execute("BEGIN")
+        locked = connection.execute(
+            """
+            WITH free AS MATERIALIZED (
+                SELECT id FROM account WHERE id = ANY(%(ids)s) FOR NO KEY UPDATE SKIP LOCKED
+            )
+            SELECT id FROM account WHERE id = ANY(%(ids)s) AND id NOT IN (SELECT id FROM free)
+            """,
+            {"ids": list(ids)},
+        )
+        connection.execute("ROLLBACK")
+    return frozenset(id for (id,) in locked)
 
 
 def open(connection: Connection, id: str, members: Mapping[str, Any], caller: str) -> tuple[Account, bool]:

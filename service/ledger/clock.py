@@ -47,6 +47,20 @@ def expire_holds(connection: Connection, accounts: Collection[str], time: Cursor
     return now
 
 
+def find_expired(connection: Connection, accounts: Collection[str]) -> frozenset[str]:
+    """Those of the accounts that have an open hold that has expired."""
+    found = connection.execute(
+        """
+        SELECT account
+        FROM unnest(%(accounts)s::text[]) AS named (account)
+        CROSS JOIN (SELECT greatest(clock_timestamp(), last_at) AS now FROM journal) AS clock
+        WHERE EXISTS (SELECT FROM hold WHERE from_account = account AND status = 'open' AND expires_at <= now)
+        """,
+        {"accounts": list(accounts)},
+    )
+    return frozenset(id for (id,) in found)
+
+
 def _write_expired(connection: Connection, accounts: Collection[str], now: datetime) -> None:
     """Write the status of holds of these locked accounts that have expired, HOLDS_EXPIRED_PER_COMMIT at most."""
     try:

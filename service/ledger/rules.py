@@ -50,9 +50,7 @@ class Violation(NamedTuple):
     available: int | None = None  # for a rule about an amount: the amount that was available
 
 
-def decide(
-    state: LedgerState, commands: Sequence[Command], *, atomic: bool, caller: str
-) -> tuple[list[Result], LedgerState]:
+def decide(state: LedgerState, commands: Sequence[Command], *, atomic: bool) -> tuple[list[Result], LedgerState]:
     """Decide the commands in order, each on the state that the commands before it leave.
 
     Returns one result per command, in order, and the new state. Raises Refusal `batch-refused` at the first command of
@@ -61,7 +59,7 @@ def decide(
     state = LedgerState(dict(state.accounts), dict(state.transfers), dict(state.holds), dict(state.reversed), state.now)
     results: list[Result] = []
     for index, command in enumerate(commands):
-        result = _decide_one(state, command, caller)
+        result = _decide_one(state, command)
         if atomic and result.refusal:
             detail = f"Item {index} was refused: {result.refusal.detail} The batch was rolled back."
             members = {"index": index, "reason": result.refusal.slug, **result.refusal.members}
@@ -70,28 +68,28 @@ def decide(
     return results, state
 
 
-def _decide_one(state: LedgerState, command: Command, caller: str) -> Result:
+def _decide_one(state: LedgerState, command: Command) -> Result:
     """Apply one command to the state, which is changed only if the command is applied or declined."""
     try:
         match command:
             case TransferCommand():
-                return decide_transfer(state, command, caller)
+                return decide_transfer(state, command)
             case HoldCommand():
-                return decide_hold(state, command, caller)
+                return decide_hold(state, command)
             case ReleaseCommand():
                 return decide_release(state, command)
     except Refusal as refusal:
         return Result(None, refusal)
 
 
-def decide_transfer(state: LedgerState, command: TransferCommand, caller: str) -> Result:
+def decide_transfer(state: LedgerState, command: TransferCommand) -> Result:
     """Post or decline a transfer, or replay it. Raises Refusal if nothing is to be stored."""
     if known := state.transfers.get(command.id):
         # A capture or reversal has no accounts and no currency, and may have no amount: these are not compared.
         given = {name: value for name, value in vars(command).items() if value not in ("", None)}
         given |= {"captures": command.captures, "reverses": command.reverses, "takes_rest": command.amount is None}
         return replay(known, given)
-    transfer = build_transfer(state, command, caller)
+    transfer = build_transfer(state, command)
     source, target = state.accounts[transfer.from_account], state.accounts[transfer.to_account]
     hold = state.holds[transfer.captures] if transfer.captures else None
     if violation := find_transfer_violation(state, transfer, source, target, hold):
@@ -108,7 +106,7 @@ def decide_transfer(state: LedgerState, command: TransferCommand, caller: str) -
     return Result(transfer, is_new=True)
 
 
-def build_transfer(state: LedgerState, command: TransferCommand, caller: str) -> Transfer:
+def build_transfer(state: LedgerState, command: TransferCommand) -> Transfer:
     """The transfer, with accounts and currency of the hold or transfer that it names. Raises Refusal if it is missing.
 
     A hold or transfer that was written after the accounts were found and before they were locked is treated as missing,
@@ -134,7 +132,7 @@ def build_transfer(state: LedgerState, command: TransferCommand, caller: str) ->
         amount=command.amount or rest,
         currency=currency,
         metadata=command.metadata,
-        created_by=caller,
+        created_by=command.created_by,
         captures=command.captures,
         reverses=command.reverses,
         takes_rest=command.amount is None,
@@ -160,12 +158,12 @@ def find_transfer_violation(
     return None
 
 
-def decide_hold(state: LedgerState, command: HoldCommand, caller: str) -> Result:
+def decide_hold(state: LedgerState, command: HoldCommand) -> Result:
     """Place or decline a hold, or replay it. Raises Refusal if nothing is to be stored."""
     if known := state.holds.get(command.id):
         return replay(known, vars(command))
     _require_accounts(state, command.from_account, command.to_account)
-    hold = Hold(**vars(command), created_by=caller)
+    hold = Hold(**vars(command))
     source, target = state.accounts[hold.from_account], state.accounts[hold.to_account]
     if violation := find_hold_violation(state, hold, source, target):
         return decline(state.holds, hold, violation)
@@ -219,9 +217,13 @@ def decide_release(state: LedgerState, command: ReleaseCommand) -> Result:
 
 
 def replay(known: Record, given: Mapping[str, Any]) -> Result:
-    """The first result of the id, or Refusal `id-conflict` with the members that differ."""
+    """The first result of the id, or Refusal `id-conflict` with the members that differ. Any caller may repeat it."""
     member_names = {"from_account": "from", "to_account": "to", "takes_rest": "amount"}
-    differs = {member_names.get(name, name): None for name, value in given.items() if getattr(known, name) != value}
+    differs = {
+        member_names.get(name, name): None
+        for name, value in given.items()
+        if name != "created_by" and getattr(known, name) != value
+    }
     if differs:
         raise Refusal("id-conflict", f"{known.id} was already used with different values.", differs=list(differs))
     if known.status == "declined":

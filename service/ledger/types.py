@@ -110,6 +110,7 @@ class TransferCommand:
     amount: int | None  # None: the whole hold, or the part of the transfer that is not reversed yet
     currency: str = ""
     metadata: Mapping[str, str]
+    created_by: str  # name of the caller
     captures: str | None = None
     reverses: str | None = None
 
@@ -125,6 +126,7 @@ class HoldCommand:
     currency: str
     expires_at: datetime | None  # None: it does not expire
     metadata: Mapping[str, str]
+    created_by: str  # name of the caller
 
 
 @dataclass(frozen=True)

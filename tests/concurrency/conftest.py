@@ -1,7 +1,10 @@
-"""A client of an application that only one test uses. Its sessions end with the test, which counts their deadlocks."""
+"""A client of two applications that only one test uses. Their sessions end with the test, which counts their deadlocks.
+
+Two, because one application posts the commands that wait at the same moment in one transaction.
+"""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import psycopg
@@ -9,8 +12,11 @@ import pytest
 
 from service import config, database
 from service.contract import LIMITS
+from service.http.app import Application
+from service.ledger import group
 from service.server import build_application
-from tests.support.client import Client
+from tests.support.client import Client, Reply
+from tests.support.threads import number_of_thread
 from tests.support.waiting import wait_until
 
 SESSIONS = "ledger/concurrency"  # application_name
@@ -20,6 +26,17 @@ SESSIONS = "ledger/concurrency"  # application_name
 LONG_SECONDS = 20
 LONG_TIMEOUTS = f"; SET lock_timeout = '{LONG_SECONDS}s'; SET statement_timeout = '{LONG_SECONDS}s'"
 LONG_LIMITS = dataclasses.replace(LIMITS, request_deadline_seconds=LONG_SECONDS)
+
+
+class Replicas(Client):
+    """Sends the requests of even threads to the first application and those of odd threads to the second."""
+
+    def __init__(self, applications: Sequence[Application]) -> None:
+        super().__init__(applications[0])
+        self.applications = applications
+
+    def request(self, *arguments: Any, **options: Any) -> Reply:
+        return Client(self.applications[(number_of_thread() or 0) % 2]).request(*arguments, **options)
 
 
 @pytest.fixture
@@ -35,21 +52,25 @@ def client(
     monkeypatch: pytest.MonkeyPatch,
     expected_deadlocks: int,
 ) -> Iterator[Client]:
-    """A client of an application of its own. The test fails if the database counts an unexpected deadlock."""
+    """A client of two applications. The test fails if the database counts an unexpected deadlock."""
     monkeypatch.setattr(database, "SESSION", database.SESSION + LONG_TIMEOUTS)
+    monkeypatch.setattr(database, "LOCK_TIMEOUT_MILLISECONDS", LONG_SECONDS * 1000)
     monkeypatch.setattr(database, "LIMITS", LONG_LIMITS)
+    monkeypatch.setattr(group, "LIMITS", LONG_LIMITS)
+    monkeypatch.setattr(group, "GROUP_LOCK_MILLISECONDS", LONG_SECONDS * 1000)
     monkeypatch.setattr(database, "POOL_TIMEOUT_SECONDS", LONG_SECONDS)
     monkeypatch.setitem(database.CONNECT, "application_name", SESSIONS)
     before = count_deadlocks(owner)
-    application = build_application(config.load(environment))
-    yield Client(application)
-    application.dependencies.database.close()
-    wait_until(lambda: count_sessions(owner) == 0, "all sessions of the application have ended")
+    applications = [build_application(config.load(environment)) for _ in range(2)]
+    yield Replicas(applications)
+    for application in applications:
+        application.dependencies.database.close()
+    wait_until(lambda: count_sessions(owner) == 0, "all sessions of the applications have ended")
     assert count_deadlocks(owner) == before + expected_deadlocks
 
 
 def count_sessions(owner: psycopg.Connection[Any]) -> int:
-    """The sessions of this database that the application opened."""
+    """The sessions of this database that the applications opened."""
     counting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s"
     (count,) = owner.execute(counting, [SESSIONS]).fetchone() or (0,)
     return int(count)

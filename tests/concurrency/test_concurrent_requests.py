@@ -150,13 +150,13 @@ def test_a_build_that_locks_accounts_in_any_order_causes_a_deadlock(
     orders = iter([("a", "b"), ("b", "a")])
     both_have_one = threading.Barrier(2)
 
-    def lock_in_any_order(connection: Connection, ids: Collection[str]) -> Any:
+    def lock_in_any_order(connection: Connection, ids: Collection[str], milliseconds: int | None) -> Any:
         for position, id in enumerate(next(orders, ())):
             connection.execute("SELECT FROM account WHERE id = %s FOR NO KEY UPDATE", [id]).fetchall()
             if position == 0:
                 both_have_one.wait(LIMIT_SECONDS)
-        return lock(connection, ids)
+        return lock(connection, ids, milliseconds)
 
     monkeypatch.setattr(accounts, "lock", lock_in_any_order)
-    replies = [Call(partial(client.move, id, "a", "b", 1)) for id in ("t1", "t2")]
+    replies = [Call(partial(client.move, f"t{n}", "a", "b", 1), name=f"thread-{n}") for n in range(2)]
     assert [reply.result().status for reply in replies] == [201, 201]

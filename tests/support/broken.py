@@ -36,4 +36,4 @@ def execute_in_a_pipeline(
     parts = [part.strip() for part in text.split(";")]
     with self.pipeline():
         cursors = [self.execute(part.encode(), parameters if "%(" in part else None) for part in parts]
-    return next((cursor.fetchone() for cursor in cursors if cursor.description), None)
+    return next((cursor.fetchone() for cursor in reversed(cursors) if cursor.description), None)

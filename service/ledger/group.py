@@ -1,0 +1,196 @@
+"""Group posting: single commands that wait at the same moment are posted in one transaction.
+
+Commits are serial, because each holds the journal row until it is flushed. The commands of a group share one flush. A
+command that is alone is posted at once.
+
+One of the waiting threads leads: it posts for its whole group, and then appoints the next leader. The leader is the
+one with the latest deadline, so it can wait for the database as long as any other of its group.
+
+A group does not wait for long: if another session keeps an account locked, or if thousands of holds of an account have
+expired, the commands that need the account move to a second line. It works in the same way, on a connection of its own.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Collection
+from functools import partial
+
+import psycopg
+
+from service import logs
+from service.contract import LIMITS
+from service.database import BeginAgain, Connection, Database
+from service.errors import Refusal
+from service.ledger import accounts, clock, posting
+from service.ledger.types import Command, Result
+
+GROUP_COMMANDS = 256
+GROUP_LOCK_MILLISECONDS = 50  # how long a group waits for its accounts
+APART_LOCK_MILLISECONDS = 500  # the same in the second line
+LATE_SECONDS = 0.02  # with less time left, a command does not wait for its accounts again
+
+
+class _Entry:
+    """A command that waits for its result."""
+
+    def __init__(self, command: Command, line: "_Line") -> None:
+        self.command = command
+        self.line = line
+        self.entered_at = time.monotonic()
+        self.deadline = self.entered_at + LIMITS.request_deadline_seconds
+        self.taken_at: float | None = None  # None: it is in no group
+        self.leads: list[_Entry] = []  # the group that it has to post
+        self.blocked_by: frozenset[str] = frozenset()  # the accounts that its last group did not get
+        self.result: Result | Exception | None = None
+        self.changed = threading.Event()  # it has a result, or it leads a group
+
+    def finish(self, result: Result | Exception) -> None:
+        """Set the result, unless it has one."""
+        self.result = self.result or result
+        self.changed.set()
+
+
+class _Line:
+    """Entries in the order of their arrival. At most one group of them is being posted."""
+
+    def __init__(self, lock_milliseconds: int) -> None:
+        self.lock_milliseconds = lock_milliseconds
+        self.waiting: list[_Entry] = []
+        self.is_led = False
+
+    def appoint_leader(self) -> None:
+        """Take the next group and wake its leader, unless a group is being posted."""
+        if self.is_led or not self.waiting:
+            return
+        self.is_led = True
+        group, self.waiting = self.waiting[:GROUP_COMMANDS], self.waiting[GROUP_COMMANDS:]
+        for entry in group:
+            entry.taken_at, entry.blocked_by = time.monotonic(), frozenset()
+        leader = max(group, key=lambda entry: entry.deadline)
+        leader.leads = group
+        leader.changed.set()
+
+
+class GroupPosting:
+    """Posts single commands, each together with others that wait at the same moment."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = threading.Lock()  # for the lines and for the attributes of their entries
+        self._main = _Line(GROUP_LOCK_MILLISECONDS)
+        self._apart = _Line(APART_LOCK_MILLISECONDS)
+        self._blocked: frozenset[str] = frozenset()  # accounts whose commands go to the second line at once
+
+    def post(self, command: Command) -> Result:
+        """Post the command within the request's deadline.
+
+        Raises the Refusal of the command, also if it was stored as declined, or what `Database.run` raises.
+        """
+        entry = _Entry(command, self._main)
+        has_led = False
+        with self._lock:
+            self._main.waiting.append(entry)
+            self._main.appoint_leader()
+        while entry.result is None:
+            if not entry.changed.wait(max(entry.deadline - time.monotonic(), 0)):
+                self._withdraw(entry)
+            elif entry.leads:
+                has_led = True
+                self._lead(entry)
+        now = time.monotonic()
+        logs.add_time("queue_ms", (entry.taken_at or now) - entry.entered_at)
+        if not has_led:  # `Database.run` has added the time of a leader
+            logs.add_time("db_ms", now - (entry.taken_at or now))
+        if isinstance(entry.result, Exception):
+            raise entry.result
+        if entry.result.refusal:
+            raise entry.result.refusal
+        return entry.result
+
+    def _withdraw(self, entry: _Entry) -> None:
+        """End an entry whose deadline has passed. Only if a group with it is being posted, it may still be applied."""
+        with self._lock:
+            if entry.leads:  # appointed at this moment
+                return
+            if entry.taken_at is None:
+                entry.line.waiting.remove(entry)
+            is_in_progress = entry.taken_at is not None and not entry.blocked_by
+            entry.finish(_deadline_exceeded("unknown" if is_in_progress else "not_applied"))
+
+    def _lead(self, leader: _Entry) -> None:
+        """Post the group of this leader, and hand the lead on, whatever happens."""
+        group, leader.leads = leader.leads, []
+        leader.changed.clear()
+        try:
+            self._post_group(leader.line, group, leader.deadline)
+        except BaseException:  # this thread is being ended, so its own command must not lead again
+            leader.finish(_deadline_exceeded("unknown"))
+            raise
+        finally:
+            self._hand_on(leader.line, group)
+
+    def _hand_on(self, line: _Line, group: list[_Entry]) -> None:
+        """Return the entries without a result to a line, and appoint the next leaders."""
+        with self._lock:
+            for entry in group:
+                if entry.blocked_by and time.monotonic() > entry.deadline - LATE_SECONDS:
+                    entry.finish(_deadline_exceeded("not_applied"))
+                if entry.result is None:
+                    entry.taken_at = None
+                    entry.line = self._apart if entry.blocked_by else line
+                    entry.line.waiting.append(entry)
+            known = frozenset() if line is self._apart else self._blocked
+            self._blocked = known.union(*(entry.blocked_by for entry in self._apart.waiting))
+            line.is_led = False
+            self._main.appoint_leader()
+            self._apart.appoint_leader()
+
+    def _post_group(self, line: _Line, group: list[_Entry], deadline: float) -> None:
+        """Post the entries together. If an error may be the fault of one of them, post each of them alone."""
+        try:
+            self._database.run(partial(self._post_unblocked, line, group), deadline)
+        except Exception as error:
+            open = [entry for entry in group if entry.result is None and not entry.blocked_by]
+            is_fault_of_one = not isinstance(error, Refusal) or isinstance(error.__cause__, psycopg.IntegrityError)
+            for entry in open:
+                if is_fault_of_one and len(open) > 1:
+                    self._post_group(line, [entry], deadline)
+                else:
+                    entry.finish(error)
+
+    def _post_unblocked(self, line: _Line, group: list[_Entry], connection: Connection) -> None:
+        """Post those entries that do not have to wait for an account, and mark the others."""
+        if line is self._main and self._blocked:
+            _mark_blocked(connection, group, lambda connection, ids: self._blocked)
+        open = [entry for entry in group if entry.result is None and not entry.blocked_by]
+        if not open:
+            return
+        seconds_left = min(entry.deadline for entry in open) - LATE_SECONDS - time.monotonic()
+        lock_milliseconds = max(min(line.lock_milliseconds, int(seconds_left * 1000)), 1)
+        commands = [entry.command for entry in open]
+        try:
+            results = posting.post(connection, commands, atomic=False, lock_milliseconds=lock_milliseconds)
+        except posting.AccountsLocked:
+            connection.execute("ROLLBACK")
+            _mark_blocked(connection, open, accounts.find_locked)
+            raise BeginAgain from None
+        except BeginAgain:
+            if line is self._main:  # what one commit could not write, others do not wait for
+                _mark_blocked(connection, open, clock.find_expired)
+            raise
+        for entry, result in zip(open, results, strict=True):
+            entry.finish(result)
+
+
+def _mark_blocked(
+    connection: Connection, entries: list[_Entry], find: Callable[[Connection, Collection[str]], frozenset[str]]
+) -> None:
+    """Set `blocked_by` of each entry to those of its accounts that `find` returns."""
+    ids = posting.find_accounts(connection, [entry.command for entry in entries])
+    found = find(connection, frozenset().union(*ids))
+    for entry, accounts_of_entry in zip(entries, ids, strict=True):
+        entry.blocked_by = accounts_of_entry & found
+
+
+def _deadline_exceeded(outcome: str) -> Refusal:
+    return Refusal("deadline-exceeded", "The database did not respond within the time limit.", outcome=outcome)
