@@ -59,7 +59,7 @@ smoke: ## check a running service over HTTP: make smoke URL=… LEDGER_TOKEN=…
 bank: .venv/ready ## post a real bank's transactions of 1993 to a running service and compare every balance
 	@LEDGER_TOKEN='$(LEDGER_TOKEN)' $(python) -m dev.bank '$(URL)' $(BANK)
 
-bench: .venv/ready ## measure on this machine, for docs/performance.md: make bench [ONLY=growth,…] [ROUNDS=3] [SECONDS=5]
+bench: .venv/ready ## measure on this machine, for docs/performance.md: make bench [ONLY=growth,…] [ROUNDS=3] [SECONDS=4]
 	@$(python) -m bench $(if $(ONLY),--only '$(ONLY)') $(if $(ROUNDS),--rounds '$(ROUNDS)') \
 	    $(if $(filter-out file,$(origin SECONDS)),--seconds '$(SECONDS)')
 

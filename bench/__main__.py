@@ -1,6 +1,6 @@
 """`make bench`: measure the service on this machine, and write bench/results/DATE.json and docs/performance.md.
 
-Options are variables: ROUNDS (3), SECONDS (5, of each measurement), ONLY (some sections, separated by commas). With
+Options are variables: ROUNDS (3), SECONDS (4, of each measurement), ONLY (some sections, separated by commas). With
 fewer than three rounds it is a smoke test: the results go to .data/bench/, and the document stays as it is.
 """
 
@@ -24,7 +24,7 @@ from dev import postgres
 
 SECTIONS = {module.SECTION: module.run for module in (throughput, latency, overload, growth, memory)}
 WORK = ROOT / ".data" / "bench"  # on a disk, unlike /tmp on some machines
-DEFAULT_ROUNDS, DEFAULT_SECONDS = 3, 5.0
+DEFAULT_ROUNDS, DEFAULT_SECONDS = 3, 4.0
 
 
 def main() -> int:
@@ -40,7 +40,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         check_programs()
-        with working_directory() as work, postgres.running(work / "postgres") as server:
+        with contextlib.ExitStack() as stack:
+            work = stack.enter_context(working_directory())
+            machine.apply_settings(work / "postgres")
+            server = stack.enter_context(postgres.running(work / "postgres"))
             path = (results.FOLDER if options.rounds >= DEFAULT_ROUNDS else WORK) / f"{datetime.date.today()}.json"
             bench = Bench(server, work, options.rounds, options.seconds, results.load(path))
             bench.results.machine = machine.describe(server, (work / "postgres").resolve())

@@ -2,7 +2,7 @@
 
 import time
 
-from bench.load import Load
+from bench.load import Load, finish_wrk, start_wrk
 from bench.measure import POSTINGS, Bench, Ledger, audit_seconds, measure
 from bench.processes import serving
 from bench.throughput import BATCH_CALLERS, CALLERS
@@ -16,6 +16,8 @@ SIZES = (  # transfers, accounts: first more transfers, then more accounts
     (1_000_000, 1_000_000),
 )
 SMOKE_SIZES = ((10_000, 10_000), (100_000, 1_000))
+SETTLED = 1.02
+SETTLE_STEP_SECONDS, SETTLE_LIMIT_SECONDS = 1.0, 60.0
 PAGES_READ = "SELECT sum(blks_hit + blks_read) FROM pg_stat_database WHERE datname = current_database()"
 WAL_WRITTEN = "SELECT pg_current_wal_lsn() - '0/0'::pg_lsn"
 TABLES = ("transfer", "account")
@@ -29,6 +31,7 @@ def run(bench: Bench) -> None:
             created_seconds = time.monotonic() - started_at
             sizes = {"created_seconds": created_seconds, "audit_seconds": audit_seconds(ledger), **read_sizes(ledger)}
             bench.results.add(SECTION, f"{transfers}/{accounts} size", sizes)
+            settle(bench, ledger, loads(accounts)["batch"], transfers)
             for kind, loaded in loads(accounts).items():
                 measure_kind(bench, ledger, f"{transfers}/{accounts} {kind}", loaded)
 
@@ -40,6 +43,14 @@ def loads(accounts: int) -> dict[str, Load]:
         "read": Load("read", CALLERS, accounts=accounts),
         "page": Load("page", CALLERS, accounts=accounts),
     }
+
+
+def settle(bench: Bench, ledger: Ledger, batches: Load, transfers: int) -> None:
+    """Post batches until the ledger is SETTLED larger, so that most pages have been changed since the checkpoint."""
+    until = time.monotonic() + SETTLE_LIMIT_SECONDS
+    with serving(ledger.service_url, bench.work) as service:
+        while ledger.last_number() < transfers * SETTLED and time.monotonic() < until:
+            finish_wrk(start_wrk([service.url], batches, SETTLE_STEP_SECONDS), SETTLE_STEP_SECONDS)
 
 
 def measure_kind(bench: Bench, ledger: Ledger, case: str, loaded: Load) -> None:

@@ -47,7 +47,7 @@ class Service:
 
     def memory_mb(self) -> float:
         """Resident memory of gunicorn's worker, which serves the requests, in 10^6 bytes."""
-        _, worker = family(self.process.pid)
+        _, worker, *_ = family(self.process.pid)
         return _memory_bytes(worker, "VmRSS") / 1e6
 
     def proportional_memory_mb(self) -> float:
@@ -62,26 +62,10 @@ def serving(database_url: str, work: Path, folder: Path = ROOT) -> Iterator[Serv
     Its log goes through a pipe to a process that reads at once and keeps the last lines, as a container runtime reads.
     """
     port = free_port()
-    environment = {
-        "PATH": os.environ["PATH"],
-        "DATABASE_URL": database_url,
-        "CALLERS": json.dumps(CALLERS),
-        "HOST": "127.0.0.1",
-        "PORT": str(port),
-        MARKER: str(work),
-    }
     log = work / f"service-{port}.log"
     with log.open("wb") as file:
         started_at = time.perf_counter()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "service"],
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # so that Ctrl-C reaches only this program, which stops the service
-        )
+        process = _start(database_url, port, work, folder)
         reader = subprocess.Popen(
             ["tail", "-n", str(LOG_LINES)], stdin=process.stdout, stdout=file, start_new_session=True
         )
@@ -97,6 +81,27 @@ def serving(database_url: str, work: Path, folder: Path = ROOT) -> Iterator[Serv
             reader.wait(STOP_SECONDS)
             if process.returncode:
                 print(log.read_text(errors="replace"), file=sys.stderr)
+
+
+def _start(database_url: str, port: int, work: Path, folder: Path) -> "subprocess.Popen[bytes]":
+    """Start the process with exactly these settings; all others have their defaults."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "DATABASE_URL": database_url,
+        "CALLERS": json.dumps(CALLERS),
+        "HOST": "127.0.0.1",
+        "PORT": str(port),
+        MARKER: str(work),
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "service"],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # so that Ctrl-C reaches only this program, which stops the service
+    )
 
 
 def free_port() -> int:

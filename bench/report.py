@@ -1,7 +1,8 @@
 """`python -m bench.report [--check]`: write the tables and plots of docs/performance.md from the newest results.
 
-A table is between the markers `<!-- begin NAME -->` and `<!-- end -->`; the text around it is written by hand. With
-`--check` nothing is written, and the exit code is 1 if the document or a plot is not what the results give.
+A table, or the link to a plot, is between the markers `<!-- begin NAME -->` and `<!-- end -->`; the text around it is
+written by hand. With `--check` nothing is written, and the exit code is 1 if the document or a plot is not what the
+results give.
 """
 
 import re
@@ -26,14 +27,18 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "sizes": tables.index_sizes,
     "memory": tables.memories,
 }
+NOT_MEASURED = "Not measured."
 MARKED = re.compile(r"(<!-- begin ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def render(found: Results) -> dict[Path, str]:
     """The text of the document and of each plot, by path."""
+    drawn = plots.render(found)
+    parts = {f"plot-{name}": f"![{name}]({PLOTS.name}/{name}.svg)" for name in drawn}
+    parts |= {name: make_table(found) for name, make_table in TABLES.items()}
     text = DOCUMENT.read_text("utf-8")
-    text = MARKED.sub(lambda match: f"{match[1]}{TABLES[match[2]](found)}\n{match[3]}", text)
-    return {DOCUMENT: text, **{PLOTS / f"{name}.svg": content for name, content in plots.render(found).items()}}
+    text = MARKED.sub(lambda match: f"{match[1]}{parts.get(match[2], NOT_MEASURED)}\n{match[3]}", text)
+    return {DOCUMENT: text, **{PLOTS / f"{name}.svg": content for name, content in drawn.items()}}
 
 
 def write(found: Results) -> None:

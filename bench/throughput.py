@@ -23,7 +23,7 @@ CALLERS = 64  # connections of the service's callers
 # Clients of pgbench, spread and hot: the highest rates on two cores, of 8, 16, 32 and 64. More wait for each other.
 PGBENCH_CLIENTS = {False: 32, True: 8}
 INTERACTIVE_CALLERS = 16  # processes, the best on two cores in the sum of both
-BATCH_CALLERS = 8  # connections; each waits for its batch
+BATCH_CALLERS = 4  # connections: batches of 1,000 that share accounts wait for each other, for at most 1 s
 # The newest commit before group posting and gevent: "today" in the targets of docs/performance.md.
 BASELINE = "87f065df"
 
