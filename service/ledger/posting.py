@@ -10,7 +10,7 @@ message, so it is not locked during a round trip. That makes the numbers gapless
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, TypeVar
@@ -36,10 +36,16 @@ class AccountsLocked(LockNotAvailable):
 
 
 def post(
-    connection: Connection, commands: Sequence[Command], *, atomic: bool, lock_milliseconds: int | None = None
+    connection: Connection,
+    commands: Sequence[Command],
+    *,
+    atomic: bool,
+    lock_milliseconds: int | None = None,
+    choose: Callable[[], Sequence[Command]] | None = None,
 ) -> list[Result]:
     """Decide the commands in one transaction, write what they change, and return one result per command, in order.
 
+    `choose` is called when the accounts are locked, and returns those of the commands that are to be decided.
     Safe to repeat. Raises Refusal `batch-refused` if a command of an atomic batch is refused; then nothing is written.
     Raises AccountsLocked without the locks of the accounts in `lock_milliseconds`, None: LOCK_TIMEOUT_MILLISECONDS.
     Raises BeginAgain after it has expired holds, or if a hold expires before the journal row is locked.
@@ -59,7 +65,7 @@ def post(
         raise AccountsLocked from error
     now = clock.expire_holds(connection, ids.accounts, time_read)  # commits and raises BeginAgain if any has expired
     before = LedgerState(_by_id(locked), _by_id(known), _by_id(named), dict(reversals), now)
-    results, after = rules.decide(before, commands, atomic=atomic)
+    results, after = rules.decide(before, choose() if choose else commands, atomic=atomic)
     changes = _find_changes(before, after)
     if changes.is_empty:
         connection.execute("ROLLBACK")
