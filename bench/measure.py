@@ -19,7 +19,7 @@ from dev import postgres
 from service import database
 from service.ledger import audit
 
-WARM_UP_SECONDS = 1  # of each load, before the transfers are counted
+WARM_UP_SECONDS = 1.0  # of each load, before the transfers are counted
 HEALTH_RATE = 50.0  # requests to /health per second beside a load: enough for a p99, and hardly a load itself
 POSTINGS = ("spread", "hot", "batch")  # kinds of load that write transfers
 
@@ -95,18 +95,24 @@ def warm_up(service: Service) -> None:
 
 
 def measure(
-    ledger: Ledger, services: Sequence[Service], loaded: Load, seconds: float, *, health: bool = False
+    ledger: Ledger,
+    services: Sequence[Service],
+    loaded: Load,
+    seconds: float,
+    *,
+    health: bool = False,
+    warm_up_seconds: float = WARM_UP_SECONDS,
 ) -> Measurement:
     """Put the load on the services, and return rate, latencies, CPU time, and with `health` the latency of /health.
 
     The rate of postings is counted in the journal while the load is constant: wrk does not count the requests that are
     in progress at its end, and with batches these are many transfers.
     """
-    total_seconds = seconds + WARM_UP_SECONDS
+    total_seconds = seconds + warm_up_seconds
     cpu_before = [sum(service.cpu_seconds() for service in services), cpu_seconds(ledger.postmaster)]
     first_number = ledger.last_number()
     running = load.start_wrk([service.url for service in services], loaded, total_seconds)
-    time.sleep(WARM_UP_SECONDS)
+    time.sleep(warm_up_seconds)
     probe = start_health_probe(services[0], seconds - 1) if health else None
     counted_from, counted_at = ledger.last_number(), time.perf_counter()
     time.sleep(seconds - 0.1)  # ends before the load ends

@@ -7,6 +7,7 @@ from bench.processes import serving
 from bench.throughput import ACCOUNTS, TRANSFERS
 
 SECTION = "overload"
+WARM_UP_SECONDS = 2.0  # until 2,500 connections are open and the first requests have left the queue
 CONNECTIONS = (64, 256, 1000, 2500)
 
 
@@ -17,6 +18,7 @@ def run(bench: Bench) -> None:
         warm_up(service)
         for _ in range(bench.rounds):
             for connections in CONNECTIONS:
-                found = measure(ledger, [service], Load("spread", connections), bench.seconds, health=True)
+                loaded = Load("spread", connections)
+                found = measure(ledger, [service], loaded, bench.seconds, health=True, warm_up_seconds=WARM_UP_SECONDS)
                 bench.results.add(SECTION, f"{connections}", found)
         audit_seconds(ledger)
