@@ -20,6 +20,8 @@ from service import database
 from service.ledger import audit
 
 WARM_UP_SECONDS = 1.0  # of each load, before the transfers are counted
+END_SECONDS = 0.1  # the counting ends so long before the load ends
+CPU_NAMES = ("service_cpu_us", "database_cpu_us")  # per request
 HEALTH_RATE = 50.0  # requests to /health per second beside a load: enough for a p99, and hardly a load itself
 POSTINGS = ("spread", "hot", "batch")  # kinds of load that write transfers
 
@@ -109,35 +111,31 @@ def measure(
     in progress at its end, and with batches these are many transfers.
     """
     total_seconds = seconds + warm_up_seconds
-    cpu_before = [sum(service.cpu_seconds() for service in services), cpu_seconds(ledger.postmaster)]
+    cpu_before = _cpu_seconds(ledger, services)
     first_number = ledger.last_number()
     running = load.start_wrk([service.url for service in services], loaded, total_seconds)
     time.sleep(warm_up_seconds)
     probe = start_health_probe(services[0], seconds - 1) if health else None
     counted_from, counted_at = ledger.last_number(), time.perf_counter()
-    time.sleep(seconds - 0.1)  # ends before the load ends
+    time.sleep(seconds - END_SECONDS)
     posted, counted_seconds = ledger.last_number() - counted_from, time.perf_counter() - counted_at
     summary = load.finish_wrk(running, total_seconds)
-    cpu_after = [sum(service.cpu_seconds() for service in services), cpu_seconds(ledger.postmaster)]
-    service_cpu, database_cpu = (after - before for before, after in zip(cpu_before, cpu_after, strict=True))
     is_posting = loaded.kind in POSTINGS
     if is_posting and ledger.last_number() - first_number < summary.successes * loaded.items:
         raise BenchError(f"{summary.successes} responses reported success, but the journal has fewer transfers")
-    measurement = {
-        "rate": posted / counted_seconds if is_posting else summary.successes / summary.seconds,
-        "p50_ms": summary.p50_ms,
-        "p99_ms": summary.p99_ms,
-        "max_ms": summary.max_ms,
-        "requests": summary.requests,
-        "refused": summary.refused,
-        "failed": summary.failed,
-        "service_cpu_us": service_cpu / max(1, summary.requests) * 1e6,
-        "database_cpu_us": database_cpu / max(1, summary.requests) * 1e6,
-    }
+    measurement = {"rate": posted / counted_seconds if is_posting else summary.successes / summary.seconds}
+    measurement |= {name: value for name, value in vars(summary).items() if name != "seconds"}
+    for name, before, after in zip(CPU_NAMES, cpu_before, _cpu_seconds(ledger, services), strict=True):
+        measurement[name] = (after - before) / max(1, summary.requests) * 1e6
     if probe:
         found = load.finish_module(probe, seconds)
         measurement |= {f"health_{name}": found[name] for name in ("p50_ms", "p99_ms", "max_ms", "failed")}
     return measurement
+
+
+def _cpu_seconds(ledger: Ledger, services: Sequence[Service]) -> tuple[float, float]:
+    """CPU time of the services and of PostgreSQL so far, in the order of CPU_NAMES."""
+    return sum(service.cpu_seconds() for service in services), cpu_seconds(ledger.postmaster)
 
 
 def start_health_probe(service: Service, seconds: float) -> "subprocess.Popen[str]":
