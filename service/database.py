@@ -47,7 +47,7 @@ CONNECT: dict[str, Any] = {
 # client_connection_check_interval cancels the statement of a client that is gone: without it, the update of a dead
 # client waited for its row lock and was then applied.
 # enable_seqscan: every statement reads through an index. A plan that was made while the tables were empty used
-# sequential scans until its session ended: 3,420 transfers per second in batches of 100 (docs/figures.md).
+# sequential scans until its session ended: 3,420 transfers per second in batches of 100 (docs/performance.md).
 # jit: compiling takes 40 ms, and up to PostgreSQL 17 the cost of an unavoidable scan triggers it for short statements.
 LOCK_TIMEOUT_MILLISECONDS = 1000  # for one wait
 SESSION = f"""
