@@ -24,6 +24,7 @@ from service.http.request import (
     choose_request_id,
     match_path,
     path_of,
+    path_pattern,
     read_body,
     read_query,
     trace_context,
@@ -70,6 +71,7 @@ ROUTES = (
 _ROUTES_BY_PATH = {
     path: {route.method: route for route in ROUTES if route.path == path} for path in (route.path for route in ROUTES)
 }
+_PATTERNS = {path: path_pattern(path) for path in _ROUTES_BY_PATH}
 PATH_CHARACTERS = 256  # of a path in a log line
 _COMMON_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 UNMATCHED = "unmatched"  # the route of log lines and metrics if no route matches
@@ -130,7 +132,7 @@ class Application:
         environ = context.environ
         if environ["SERVER_PROTOCOL"] == "HTTP/1.1" and "HTTP_HOST" not in environ:
             raise Refusal("bad-request", "HTTP/1.1 requires the header Host.")
-        context.route, parameters = match_path(context.path, _ROUTES_BY_PATH)
+        context.route, parameters = match_path(context.path, _PATTERNS)
         if context.method == "OPTIONS":
             return Response(204, headers={"Allow": _allowed_methods(context.route)})
         route = _ROUTES_BY_PATH[context.route].get("GET" if context.method == "HEAD" else context.method)
