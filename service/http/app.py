@@ -21,13 +21,12 @@ from service.http import accounts, auth, documents, holds, operations, transfers
 from service.http.request import (
     Dependencies,
     Request,
-    choose_request_id,
+    identify,
     match_path,
     path_of,
     path_pattern,
     read_body,
     read_query,
-    trace_context,
 )
 from service.http.response import Response, problem_response
 
@@ -101,8 +100,7 @@ class Application:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         started_at = time.perf_counter()
-        request_id = choose_request_id(environ.get("HTTP_X_REQUEST_ID"))
-        trace_id, span_id = trace_context(environ.get("HTTP_TRACEPARENT"))
+        request_id, trace_id, span_id = identify(environ.get("HTTP_X_REQUEST_ID"), environ.get("HTTP_TRACEPARENT"))
         context = RequestContext(environ, environ["REQUEST_METHOD"], path_of(environ["RAW_URI"]), request_id)
         ids = {"request_id": request_id, "trace_id": trace_id, "span_id": span_id}
         logs.request_fields.set({**ids, "db_ms": 0.0, "queue_ms": 0.0})

@@ -44,15 +44,17 @@ class Dependencies:
     readiness: Readiness
 
 
-def choose_request_id(header: str | None) -> str:
-    """The caller's X-Request-Id if it matches REQUEST_ID, else a new one."""
-    return header if header and REQUEST_ID.fullmatch(header) else secrets.token_hex(16)
+def identify(request_id: str | None, traceparent: str | None) -> tuple[str, str, str]:
+    """The request id, the trace id and a new span id, from the headers X-Request-Id and traceparent.
 
-
-def trace_context(traceparent: str | None) -> tuple[str, str]:
-    """The trace id, and a new span id. A malformed header starts a new trace (W3C Trace Context, section 4.3)."""
+    The request id is the caller's if it matches REQUEST_ID. A malformed traceparent starts a new trace (W3C Trace
+    Context, section 4.3).
+    """
+    new = secrets.token_hex(40)  # one call for all three, because each is a system call
+    if not request_id or not REQUEST_ID.fullmatch(request_id):
+        request_id = new[:32]
     match = _TRACEPARENT.fullmatch(traceparent or "")
-    return match[1] if match else secrets.token_hex(16), secrets.token_hex(8)
+    return request_id, match[1] if match else new[32:64], new[64:]
 
 
 def path_of(target: str) -> str:
