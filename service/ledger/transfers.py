@@ -1,13 +1,14 @@
 """Reading transfers: by id, by number, and as the entries of one account."""
 
 from collections.abc import Collection
+from functools import partial
 
 from psycopg import Cursor
-from psycopg.rows import TupleRow, class_row
+from psycopg.rows import TupleRow, kwargs_row
 from psycopg.sql import SQL
 
 from service.database import Connection
-from service.ledger.types import Entry, Transfer
+from service.ledger.types import Entry, Transfer, build
 
 # Every column of a transfer except number and created_at, which a posting takes from the journal row.
 COLUMNS = SQL(
@@ -24,7 +25,7 @@ def get(connection: Connection, id: str) -> Transfer | None:
 
 def select(connection: Connection, ids: Collection[str]) -> Cursor[Transfer]:
     """The rows of these transfers, posted or declined."""
-    return connection.cursor(row_factory=class_row(Transfer)).execute(
+    return connection.cursor(row_factory=kwargs_row(partial(build, Transfer))).execute(
         _SELECT + SQL("WHERE id = ANY(%(ids)s)"), {"ids": list(ids)}
     )
 
@@ -44,7 +45,7 @@ def sum_reversals(connection: Connection, ids: Collection[str]) -> Cursor[TupleR
 
 def list_after(connection: Connection, *, after: int, limit: int) -> list[Transfer]:
     """The posted transfers with number > `after`, by number."""
-    cursor = connection.cursor(row_factory=class_row(Transfer))
+    cursor = connection.cursor(row_factory=kwargs_row(partial(build, Transfer)))
     statement = _SELECT + SQL("WHERE number > %(after)s ORDER BY number LIMIT %(limit)s")
     return cursor.execute(statement, {"after": after, "limit": limit}).fetchall()
 
@@ -79,7 +80,7 @@ def list_entries(
         LIMIT %(limit)s
         """
     ).format(direction=SQL("DESC" if newest_first else "ASC"))
-    cursor = connection.cursor(row_factory=class_row(Entry))
+    cursor = connection.cursor(row_factory=kwargs_row(partial(build, Entry)))
     return cursor.execute(statement, {"account": account, "after": after, "before": before, "limit": limit}).fetchall()
 
 
