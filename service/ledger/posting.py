@@ -10,6 +10,7 @@ message, so it is not locked during a round trip. That makes the numbers gapless
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -210,9 +211,9 @@ def _finish(started_at: float, results: list[Result], written: list[Record]) -> 
     """
     metrics.POSTING_SECONDS.observe(time.monotonic() - started_at)
     metrics.POSTING_SIZE.observe(len(results))
-    for record in written:
-        counter = metrics.TRANSFERS if isinstance(record, Transfer) else metrics.HOLDS
-        counter.labels(record.status, record.reason or "").inc()
+    counts = Counter((type(record), record.status, record.reason or "") for record in written)
+    for (kind, *labels), count in counts.items():
+        (metrics.TRANSFERS if kind is Transfer else metrics.HOLDS).labels(*labels).inc(count)
     by_id = {(type(record), record.id): record for record in written}
     return [
         Result(by_id.get((type(result.record), result.record.id), result.record), result.refusal, result.is_new)
