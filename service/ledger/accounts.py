@@ -37,6 +37,7 @@ _SELECT = SQL(
     ) AS expired ON true
     """
 ).format(columns=_COLUMNS)
+_GET = _SELECT + SQL("WHERE id = %(id)s")
 _LIST = _SELECT + SQL(  # no id contains chr(127)
     "WHERE id > %(after)s AND id >= %(prefix)s AND id < %(prefix)s || chr(127) ORDER BY id LIMIT %(limit)s"
 )
@@ -123,7 +124,7 @@ def exists(connection: Connection, id: str) -> bool:
 
 def get_and_advance_time(connection: Connection, id: str) -> Account | None:
     """The account with this id, or None. If one of its open holds has expired, advances the ledger's time."""
-    found = _select_and_advance_time(connection, _SELECT + SQL("WHERE id = %(id)s"), {"id": id})
+    found = _select_and_advance_time(connection, _GET, {"id": id})
     return found[0] if found else None
 
 

@@ -102,6 +102,14 @@ class Entry:
     created_at: datetime
 
 
+@dataclass(frozen=True)
+class PastBalance:
+    """An account's balance after the transfer with this number."""
+
+    number: int
+    balance: int | None  # None: it has no entry up to this number, or was never opened
+
+
 @dataclass(frozen=True, kw_only=True)
 class TransferCommand:
     """A transfer to post. If it captures a hold or reverses a transfer, accounts and currency come from there."""
