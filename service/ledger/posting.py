@@ -10,8 +10,9 @@ message, so it is not locked during a round trip. That makes the numbers gapless
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -22,7 +23,17 @@ from service import database, metrics
 from service.database import BeginAgain, Connection
 from service.ledger import accounts, clock, holds, rules, transfers
 from service.ledger.rules import LedgerState
-from service.ledger.types import AccountState, Command, Hold, Record, ReleaseCommand, Result, Transfer, TransferCommand
+from service.ledger.types import (
+    AccountState,
+    Command,
+    Hold,
+    Record,
+    ReleaseCommand,
+    Result,
+    Transfer,
+    TransferCommand,
+    copy_with,
+)
 
 T = TypeVar("T", AccountState, Transfer, Hold)
 
@@ -172,9 +183,9 @@ class _Changes:
     def records(self, number_before: int, now: datetime) -> list[Record]:
         """The transfers and holds as they were written."""
         numbers = {id: number_before + position for id, position in self._positions().items()}
-        transfers = [replace(new, number=numbers.get(new.id), created_at=now) for new in self.transfers]
+        transfers = [copy_with(new, number=numbers.get(new.id), created_at=now) for new in self.transfers]
         holds = [
-            replace(hold, created_at=hold.created_at or now, resolved_at=None if hold.status == "open" else now)
+            copy_with(hold, created_at=hold.created_at or now, resolved_at=None if hold.status == "open" else now)
             for hold in self.holds
         ]
         return [*transfers, *holds]
@@ -200,12 +211,12 @@ def _finish(started_at: float, results: list[Result], written: list[Record]) -> 
     """
     metrics.POSTING_SECONDS.observe(time.monotonic() - started_at)
     metrics.POSTING_SIZE.observe(len(results))
-    for record in written:
-        counter = metrics.TRANSFERS if isinstance(record, Transfer) else metrics.HOLDS
-        counter.labels(record.status, record.reason or "").inc()
+    counts = Counter((type(record), record.status, record.reason or "") for record in written)
+    for (kind, *labels), count in counts.items():
+        (metrics.TRANSFERS if kind is Transfer else metrics.HOLDS).labels(*labels).inc(count)
     by_id = {(type(record), record.id): record for record in written}
     return [
-        replace(result, record=by_id.get((type(result.record), result.record.id), result.record))
+        Result(by_id.get((type(result.record), result.record.id), result.record), result.refusal, result.is_new)
         if result.record
         else result
         for result in results
