@@ -12,7 +12,7 @@ BANK = dev/data/bank-1993.csv.gz
 python = .venv/bin/python
 pytest = $(python) -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-.PHONY: help run test slow model check lint types migrate seal audit export smoke bank figures soak clean
+.PHONY: help run test slow model check lint types migrate seal audit export smoke bank bench soak clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -59,9 +59,9 @@ smoke: ## check a running service over HTTP: make smoke URL=… LEDGER_TOKEN=…
 bank: .venv/ready ## post a real bank's transactions of 1993 to a running service and compare every balance
 	@LEDGER_TOKEN='$(LEDGER_TOKEN)' $(python) -m dev.bank '$(URL)' $(BANK)
 
-figures: .venv/ready ## measure posting on this machine, for docs/figures.md
-	@dir=$$(mktemp -d) && trap 'rm -rf "$$(readlink -f "$$dir/data")" "$$dir"' EXIT && \
-	    env -u DATABASE_URL $(python) -m dev.postgres --data "$$dir/data" -- $(python) -m bench.posting
+bench: .venv/ready ## measure on this machine, for docs/performance.md: make bench [ONLY=growth,…] [ROUNDS=3] [SECONDS=4]
+	@$(python) -m bench $(if $(ONLY),--only '$(ONLY)') $(if $(ROUNDS),--rounds '$(ROUNDS)') \
+	    $(if $(filter-out file,$(origin SECONDS)),--seconds '$(SECONDS)')
 
 soak: .venv/ready ## 64 callers for SECONDS on a temporary service, or on URL=…; then audit, and read each acknowledged id
 	@LEDGER_TOKEN='$(LEDGER_TOKEN)' SECONDS='$(SECONDS)' URL='$(if $(filter-out file,$(origin URL)),$(URL))' \

@@ -1,1 +1,1 @@
-"""Measurements whose figures the documents quote. They are run by hand."""
+"""Measurements for docs/performance.md: `make bench`, and two programs that are run by hand."""

@@ -18,6 +18,7 @@ import psycopg
 from service.database import Database
 from service.errors import Refusal
 from service.ledger import accounts, posting
+from service.ledger.group import GroupPosting
 from service.ledger.types import TransferCommand
 from service.migrate import runner
 from service.migrate.files import read_files
@@ -37,6 +38,7 @@ def main() -> None:
     logging.disable()
     holds = int(sys.argv[1])
     database = Database(os.environ["DATABASE_URL"], 4, posting.RETRIED_CONSTRAINTS)
+    postings = GroupPosting(database)
     with psycopg.connect(os.environ["MIGRATE_DATABASE_URL"], autocommit=True) as owner:
         runner.up(owner, read_files())
         for id in "abcd":
@@ -46,11 +48,11 @@ def main() -> None:
         owner.execute("VACUUM ANALYZE")
     durations: list[float] = []
     is_done = threading.Event()
-    other = threading.Thread(target=post_until, args=(is_done, database, durations))
+    other = threading.Thread(target=post_until, args=(is_done, postings, durations))
     other.start()
     result = ""
     while result != "posted":
-        result, seconds = post(database, "first", "a", "b")
+        result, seconds = post(postings, "first", "a", "b")
         print(f"{holds:,} holds: {result} after {seconds:.2f} s")
     is_done.set()
     other.join()
@@ -58,24 +60,24 @@ def main() -> None:
     database.close()
 
 
-def post_until(is_done: threading.Event, database: Database, durations: list[float]) -> None:
+def post_until(is_done: threading.Event, postings: GroupPosting, durations: list[float]) -> None:
     """Post between other accounts until the event is set, and append the seconds of each posting. None may fail."""
     for number in count():
-        result, seconds = post(database, f"other{number}", "c", "d")
+        result, seconds = post(postings, f"other{number}", "c", "d")
         assert result == "posted", result
         durations.append(seconds)
         if is_done.wait(0.01):
             break
 
 
-def post(database: Database, id: str, source: str, target: str) -> tuple[str, float]:
+def post(postings: GroupPosting, id: str, source: str, target: str) -> tuple[str, float]:
     """`posted`, or the slug of the refusal; and the seconds that it took."""
     started_at = time.monotonic()
     command = TransferCommand(
         id=id, from_account=source, to_account=target, amount=1, currency="EUR", metadata={}, created_by="bench"
     )
     try:
-        database.run(lambda connection: posting.post(connection, [command], atomic=False))
+        postings.post(command)
         result = "posted"
     except Refusal as refusal:
         result = refusal.slug

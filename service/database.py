@@ -46,7 +46,7 @@ CONNECT: dict[str, Any] = {
 # client_connection_check_interval cancels the statement of a client that is gone: without it, the update of a dead
 # client waited for its row lock and was then applied.
 # enable_seqscan: every statement reads through an index. A plan that was made while the tables were empty used
-# sequential scans until its session ended: 3,420 transfers per second in batches of 100 (docs/figures.md).
+# sequential scans until its session ended: 3,420 transfers per second in batches of 100 (docs/performance.md).
 # jit: compiling takes 40 ms, and up to PostgreSQL 17 the cost of an unavoidable scan triggers it for short statements.
 LOCK_TIMEOUT_MILLISECONDS = 1000  # for one wait
 SESSION = f"""
@@ -158,6 +158,7 @@ class Database:
         metrics.POOL.stats = self._pool.get_stats
         self._pool_size = pool_size
         self._retried_constraints = retried_constraints
+        self._lock_waiters = threading.BoundedSemaphore(max(pool_size // 2, 1))
         self._lock = threading.Lock()
         self._drained_at = float("-inf")
         self._in_use: set[Connection] = set()
@@ -165,6 +166,17 @@ class Database:
     def close(self) -> None:
         """Close the pool; connections in use are closed when they are returned."""
         self._pool.close()
+
+    def run_with_locks(self, work: Callable[[Connection], T]) -> T:
+        """As `run`, for work that can wait long for locks of others: it uses at most half of the connections."""
+        deadline = time.monotonic() + LIMITS.request_deadline_seconds
+        if not self._lock_waiters.acquire(timeout=LIMITS.request_deadline_seconds):
+            detail = "Too many requests wait for locked accounts."
+            raise Refusal("deadline-exceeded", detail, outcome="not_applied")
+        try:
+            return self.run(work, deadline)
+        finally:
+            self._lock_waiters.release()
 
     def run(self, work: Callable[[Connection], T], deadline: float | None = None) -> T:
         """Run the work on a connection and return its result. `deadline` is that of the request, by default a new one.

@@ -26,6 +26,10 @@ POSTING_SIZE = Histogram(
 POSTING_SECONDS = Histogram(
     "ledger_posting_seconds", "Time of one posting, from BEGIN to the response to COMMIT or ROLLBACK."
 )
+BLOCKED_ACCOUNTS = Counter(
+    "ledger_blocked_accounts_total",
+    "Times that an account was not free, so that postings on it waited apart from the others.",
+)
 COMMIT_UNKNOWN = Counter("ledger_commit_unknown_total", "Connections lost after COMMIT was sent, before its response.")
 CONSTRAINT_VIOLATIONS = Counter(
     "ledger_constraint_violations_total", "Writes that the rules accepted and a database constraint refused: a bug."

@@ -1,5 +1,6 @@
 """/v1/accounts: open, read and change accounts, and read their statements and past balances."""
 
+from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
@@ -11,7 +12,7 @@ from service.http.fields import FieldErrors, FieldReader
 from service.http.request import Dependencies, Request, invalid_query
 from service.http.response import Response, json_response, page_response, show_account, show_change, show_entry
 from service.ledger import accounts, clock, transfers
-from service.ledger.types import AccountChange, Entry
+from service.ledger.types import AccountChange, Entry, PastBalance
 
 STATUSES = ("open", "frozen", "closed")
 
@@ -49,7 +50,7 @@ def patch(request: Request, dependencies: Dependencies) -> Response:
         errors.add("", "must have min_balance, status or metadata")
     errors.raise_if_any()
     key = uuid4()  # one for all attempts of this request
-    account = dependencies.database.run(
+    account = dependencies.database.run_with_locks(
         lambda connection: accounts.change(connection, id, members, caller=request.caller, idempotency_key=key)
     )
     return json_response(200, show_account(fields.require_found(account)))
@@ -82,10 +83,12 @@ def list_entries(request: Request, dependencies: Dependencies) -> Response:
     id = fields.id_to_find(request.parameters)
 
     def work(connection: Connection) -> list[Entry]:
-        _require_account(connection, id)
-        return transfers.list_entries(
+        rows = transfers.list_entries(
             connection, id, after=after, before=before, newest_first=order == "desc", limit=limit + 1
         )
+        if not rows:  # an account with an entry exists
+            _require_account(connection, id)
+        return rows
 
     rows = dependencies.database.run(work)
     return page_response("entries", rows, limit, show=show_entry, cursor=lambda entry: entry.number)
@@ -100,17 +103,22 @@ def balance(request: Request, dependencies: Dependencies) -> Response:
     requested = fields.query_integer(request.query, "number", 0, 0, LIMITS.amount_max)
     id = fields.id_to_find(request.parameters)
 
-    def work(connection: Connection) -> tuple[int, int]:
-        _require_account(connection, id)
-        number = clock.advance_past(connection, at) if at else requested
-        if number is None:
-            raise invalid_query("at", "must be in the past")
-        if at is None and number > clock.last_number(connection):
-            raise invalid_query("number", "must not be greater than the number of the newest transfer")
-        return number, transfers.balance_after(connection, id, number)
+    past = dependencies.database.run(lambda connection: _read_balance(connection, id, at, requested))
+    return json_response(200, {"account": id, "balance": past.balance or 0, "number": past.number, "at": at})
 
-    number, past_balance = dependencies.database.run(work)
-    return json_response(200, {"account": id, "balance": past_balance, "number": number, "at": at})
+
+def _read_balance(connection: Connection, id: str, at: datetime | None, number: int) -> PastBalance:
+    """The balance at the time `at`, or without it after the transfer `number`."""
+    found = transfers.balance_at(connection, id, at) if at else transfers.balance_after(connection, id, number)
+    if found is None or found.balance is None:  # an account with an entry exists
+        _require_account(connection, id)
+    if found is None and at and (final := clock.advance_past(connection, at)) is not None:
+        found = transfers.balance_after(connection, id, final)
+    if found is None and at:
+        raise invalid_query("at", "must be in the past")
+    if found is None:
+        raise invalid_query("number", "must not be greater than the number of the newest transfer")
+    return found
 
 
 def list_changes(request: Request, dependencies: Dependencies) -> Response:
@@ -120,8 +128,10 @@ def list_changes(request: Request, dependencies: Dependencies) -> Response:
     id = fields.id_to_find(request.parameters)
 
     def work(connection: Connection) -> list[AccountChange]:
-        _require_account(connection, id)
-        return accounts.list_changes(connection, id, after=after, limit=limit + 1)
+        rows = accounts.list_changes(connection, id, after=after, limit=limit + 1)
+        if not rows:
+            _require_account(connection, id)
+        return rows
 
     rows = dependencies.database.run(work)
     return page_response("changes", rows, limit, show=show_change, cursor=lambda change: change.change)

@@ -22,12 +22,12 @@ from service.http import accounts, auth, documents, holds, operations, transfers
 from service.http.request import (
     Dependencies,
     Request,
-    choose_request_id,
+    identify,
     match_path,
     path_of,
+    path_pattern,
     read_body,
     read_query,
-    trace_context,
 )
 from service.http.response import Response, problem_response
 
@@ -79,6 +79,7 @@ ROUTES = (
 _ROUTES_BY_PATH = {
     path: {route.method: route for route in ROUTES if route.path == path} for path in (route.path for route in ROUTES)
 }
+_PATTERNS = {path: path_pattern(path) for path in _ROUTES_BY_PATH}
 PATH_CHARACTERS = 256  # of a path in a log line
 _COMMON_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 UNMATCHED = "unmatched"  # the route of log lines and metrics if no route matches
@@ -109,8 +110,7 @@ class Application:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         started_at = time.perf_counter()
-        request_id = choose_request_id(environ.get("HTTP_X_REQUEST_ID"))
-        trace_id, span_id = trace_context(environ.get("HTTP_TRACEPARENT"))
+        request_id, trace_id, span_id = identify(environ.get("HTTP_X_REQUEST_ID"), environ.get("HTTP_TRACEPARENT"))
         context = RequestContext(environ, environ["REQUEST_METHOD"], path_of(environ["RAW_URI"]), request_id)
         ids = {"request_id": request_id, "trace_id": trace_id, "span_id": span_id}
         logs.request_fields.set({**ids, "db_ms": 0.0, "queue_ms": 0.0})
@@ -142,7 +142,7 @@ class Application:
         environ = context.environ
         if environ["SERVER_PROTOCOL"] == "HTTP/1.1" and "HTTP_HOST" not in environ:
             raise Refusal("bad-request", "HTTP/1.1 requires the header Host.")
-        context.route, parameters = match_path(context.path, _ROUTES_BY_PATH)
+        context.route, parameters = match_path(context.path, _PATTERNS)
         if context.method == "OPTIONS":
             return Response(204, headers={"Allow": _allowed_methods(context.route)})
         route = _ROUTES_BY_PATH[context.route].get("GET" if context.method == "HEAD" else context.method)

@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, unquote_to_bytes
@@ -44,15 +44,17 @@ class Dependencies:
     readiness: Readiness
 
 
-def choose_request_id(header: str | None) -> str:
-    """The caller's X-Request-Id if it matches REQUEST_ID, else a new one."""
-    return header if header and REQUEST_ID.fullmatch(header) else secrets.token_hex(16)
+def identify(request_id: str | None, traceparent: str | None) -> tuple[str, str, str]:
+    """The request id, the trace id and a new span id, from the headers X-Request-Id and traceparent.
 
-
-def trace_context(traceparent: str | None) -> tuple[str, str]:
-    """The trace id, and a new span id. A malformed header starts a new trace (W3C Trace Context, section 4.3)."""
+    The request id is the caller's if it matches REQUEST_ID. A malformed traceparent starts a new trace (W3C Trace
+    Context, section 4.3).
+    """
+    new = secrets.token_hex(40)  # one call for all three, because each is a system call
+    if not request_id or not REQUEST_ID.fullmatch(request_id):
+        request_id = new[:32]
     match = _TRACEPARENT.fullmatch(traceparent or "")
-    return match[1] if match else secrets.token_hex(16), secrets.token_hex(8)
+    return request_id, match[1] if match else new[32:64], new[64:]
 
 
 def path_of(target: str) -> str:
@@ -66,28 +68,33 @@ def path_of(target: str) -> str:
     return path
 
 
-def match_path(path: str, templates: Iterable[str]) -> tuple[str, dict[str, str]]:
-    """The template that matches the path, and its parameters; or Refusal `route-not-found`.
+def path_pattern(template: str) -> re.Pattern[str]:
+    """The pattern of the decoded paths that match a template such as /v1/accounts/{id}."""
+    return re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", re.escape(template)))
+
+
+def match_path(path: str, patterns: Mapping[str, re.Pattern[str]]) -> tuple[str, dict[str, str]]:
+    """The template whose pattern matches the path, and the path's parameters; or Refusal `route-not-found`.
 
     The path is split before it is decoded, so an encoded slash cannot make another path.
     """
-    segments = [_decode(segment) for segment in path.split("/")]
-    for template in templates:
-        names = template.split("/")
-        pairs = list(zip(names, segments, strict=False))
-        if len(names) == len(segments) and all(name == text or (name[:1] == "{" and text) for name, text in pairs):
-            return template, {name[1:-1]: text for name, text in pairs if name[:1] == "{"}
+    decoded = "/".join([_decode(segment) for segment in path.split("/")])
+    for template, pattern in patterns.items():
+        if match := pattern.fullmatch(decoded):
+            return template, match.groupdict()
     raise Refusal("route-not-found", "No operation has this path.")
 
 
 def _decode(segment: str) -> str:
     """The decoded segment; empty, which matches no parameter, if it is not valid as one segment."""
-    if not _PERCENT_ENCODED.fullmatch(segment):
-        return ""
-    try:
-        text = unquote_to_bytes(segment.encode("latin-1")).decode("utf-8")
-    except UnicodeError:
-        return ""
+    text = segment
+    if "%" in segment or not segment.isascii():
+        if not _PERCENT_ENCODED.fullmatch(segment):
+            return ""
+        try:
+            text = unquote_to_bytes(segment.encode("latin-1")).decode("utf-8")
+        except UnicodeError:
+            return ""
     return "" if text in (".", "..") or "/" in text or "\0" in text else text
 
 

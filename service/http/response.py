@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from service.contract import LIMITS, PROBLEMS
@@ -12,6 +13,9 @@ from service.ledger.types import Account, AccountChange, Entry, Hold, Record, Tr
 from service.logs import format_time
 
 T = TypeVar("T")
+
+_format_time = lru_cache(maxsize=8)(format_time)  # the records of one posting have the same time
+_ENCODER = json.JSONEncoder(ensure_ascii=False, default=_format_time)  # made once; json.dumps would make one per call
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,7 @@ def json_response(
     status: int, value: Any, media_type: str = "application/json", headers: Mapping[str, str] | None = None
 ) -> Response:
     """A response with a JSON body that ends with a newline, for terminals."""
-    text = json.dumps(value, ensure_ascii=False, default=format_time)
-    return Response(status, text.encode() + b"\n", {"Content-Type": media_type, **(headers or {})})
+    return Response(status, _ENCODER.encode(value).encode() + b"\n", {"Content-Type": media_type, **(headers or {})})
 
 
 def problem_response(refusal: Refusal, request_id: str, allowed_methods: str) -> Response:

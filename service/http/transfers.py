@@ -33,7 +33,7 @@ def post(request: Request, dependencies: Dependencies) -> Response:
         _read_transfer(item, errors, request.caller, pointer=f"/transfers/{index}") for index, item in enumerate(items)
     ]
     errors.raise_if_any()
-    results = dependencies.database.run(lambda connection: posting.post(connection, commands, atomic=atomic))
+    results = dependencies.database.run_with_locks(lambda connection: posting.post(connection, commands, atomic=atomic))
     return json_response(200, {"results": [_show_result(result, request.request_id) for result in results]})
 
 

@@ -2,19 +2,19 @@
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 from psycopg import Cursor
-from psycopg.rows import class_row, dict_row
+from psycopg.rows import dict_row, kwargs_row
 from psycopg.sql import SQL, Composed
 
 from service.database import Connection
 from service.errors import Refusal
 from service.ledger import clock
-from service.ledger.types import Account, AccountChange, AccountState
+from service.ledger.types import Account, AccountChange, AccountState, build, copy_with
 
 _STATE_COLUMNS = SQL("id, currency, min_balance, balance, status")  # without held, which depends on the time
 _COLUMNS = SQL("{state}, metadata, created_at, created_by").format(state=_STATE_COLUMNS)
@@ -37,6 +37,7 @@ _SELECT = SQL(
     ) AS expired ON true
     """
 ).format(columns=_COLUMNS)
+_GET = _SELECT + SQL("WHERE id = %(id)s")
 _LIST = _SELECT + SQL(  # no id contains chr(127)
     "WHERE id > %(after)s AND id >= %(prefix)s AND id < %(prefix)s || chr(127) ORDER BY id LIMIT %(limit)s"
 )
@@ -52,7 +53,7 @@ def lock(connection: Connection, ids: Collection[str], milliseconds: int | None 
     """
     if milliseconds is not None:
         connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{milliseconds}ms"])
-    return connection.cursor(row_factory=class_row(AccountState)).execute(_LOCK, {"ids": list(ids)})
+    return connection.cursor(row_factory=kwargs_row(partial(build, AccountState))).execute(_LOCK, {"ids": list(ids)})
 
 
 def find_locked(connection: Connection, ids: Collection[str]) -> frozenset[str]:
@@ -123,7 +124,7 @@ def exists(connection: Connection, id: str) -> bool:
 
 def get_and_advance_time(connection: Connection, id: str) -> Account | None:
     """The account with this id, or None. If one of its open holds has expired, advances the ledger's time."""
-    found = _select_and_advance_time(connection, _SELECT + SQL("WHERE id = %(id)s"), {"id": id})
+    found = _select_and_advance_time(connection, _GET, {"id": id})
     return found[0] if found else None
 
 
@@ -175,7 +176,7 @@ def change(
         connection.execute("BEGIN")
         lock(connection, [id])
         time = clock.read(connection, [id])
-        locked = connection.cursor(row_factory=class_row(Account)).execute(
+        locked = connection.cursor(row_factory=kwargs_row(partial(build, Account))).execute(
             SQL("SELECT held, {columns} FROM account WHERE id = %(id)s").format(columns=_COLUMNS), {"id": id}
         )
         applied = connection.execute(
@@ -184,14 +185,14 @@ def change(
     clock.expire_holds(connection, [id], time)
     account, earlier = locked.fetchone(), applied.fetchone()
     if account and not earlier:
-        changed = replace(account, **members)
+        changed = copy_with(account, **members)
         check_change(changed)
         before = {name: getattr(account, name) for name in members if members[name] != getattr(account, name)}
         if before:
             _write_change_and_commit(connection, changed, before, caller, idempotency_key)
             return changed
     connection.execute("ROLLBACK")  # there is nothing to write
-    return replace(account, **earlier[0]) if account and earlier else account
+    return copy_with(account, **earlier[0]) if account and earlier else account
 
 
 def check_change(changed: Account) -> None:
@@ -229,7 +230,7 @@ def _write_change_and_commit(
 
 def list_changes(connection: Connection, id: str, *, after: int, limit: int) -> list[AccountChange]:
     """The changes of the account with number > `after`, oldest first."""
-    cursor = connection.cursor(row_factory=class_row(AccountChange))
+    cursor = connection.cursor(row_factory=kwargs_row(partial(build, AccountChange)))
     return cursor.execute(
         """
         SELECT change, before, after, changed_at, changed_by

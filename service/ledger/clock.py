@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from psycopg import Cursor
+from psycopg.sql import SQL
 
 from service.database import BeginAgain, CommitUnknown, Connection
 
@@ -112,9 +113,15 @@ def advance_past(connection: Connection, at: datetime) -> int | None:
 
 def find_final_number(connection: Connection, at: datetime) -> int | None:
     """The number of the last transfer up to `at`; None unless the ledger's time is past `at`."""
-    row = connection.execute(
+    row = connection.execute(final_number(), {"at": at}).fetchone()
+    return int(row[0]) if row else None
+
+
+def final_number() -> SQL:
+    """The statement that selects the number of the last transfer up to %(at)s, if the ledger's time is past %(at)s."""
+    return SQL(
         """
-        SELECT coalesce(number, 0)
+        SELECT coalesce(number, 0) AS number
         FROM journal
         LEFT JOIN LATERAL (
             SELECT number
@@ -124,13 +131,5 @@ def find_final_number(connection: Connection, at: datetime) -> int | None:
             LIMIT 1
         ) AS newest ON true
         WHERE last_at > %(at)s
-        """,
-        {"at": at},
-    ).fetchone()
-    return int(row[0]) if row else None
-
-
-def last_number(connection: Connection) -> int:
-    """The number of the newest posted transfer; 0 if there is none."""
-    (number,) = connection.execute("SELECT last_number FROM journal").fetchone() or (0,)
-    return int(number)
+        """
+    )

@@ -17,9 +17,9 @@ from functools import partial
 
 import psycopg
 
-from service import logs
+from service import logs, metrics
 from service.contract import LIMITS
-from service.database import BeginAgain, Connection, Database
+from service.database import BeginAgain, CommitUnknown, Connection, Database
 from service.errors import Refusal
 from service.ledger import accounts, clock, posting
 from service.ledger.types import Command, Result
@@ -27,7 +27,7 @@ from service.ledger.types import Command, Result
 GROUP_COMMANDS = 256
 GROUP_LOCK_MILLISECONDS = 50  # how long a group waits for its accounts
 APART_LOCK_MILLISECONDS = 500  # the same in the second line
-LATE_SECONDS = 0.02  # with less time left, a command does not wait for its accounts again
+LOGGED_ACCOUNTS = 10  # of those that a log line names
 
 
 class _Entry:
@@ -39,15 +39,26 @@ class _Entry:
         self.entered_at = time.monotonic()
         self.deadline = self.entered_at + LIMITS.request_deadline_seconds
         self.taken_at: float | None = None  # None: it is in no group
+        self.is_decided = False  # its group decides and commits: it may be applied
         self.leads: list[_Entry] = []  # the group that it has to post
         self.blocked_by: frozenset[str] = frozenset()  # the accounts that its last group did not get
+        self.outcome = "not_applied"  # "unknown" after a COMMIT without a response
         self.result: Result | Exception | None = None
         self.changed = threading.Event()  # it has a result, or it leads a group
 
     def finish(self, result: Result | Exception) -> None:
         """Set the result, unless it has one."""
+        if isinstance(result, Refusal) and "outcome" in result.members:
+            result = Refusal(result.slug, result.detail, **{**result.members, "outcome": self.outcome})
         self.result = self.result or result
         self.changed.set()
+
+    def finish_late(self) -> None:
+        """Set that the deadline has passed."""
+        if self.is_decided:
+            self.outcome = "unknown"
+        detail = "The database did not respond within the time limit."
+        self.finish(Refusal("deadline-exceeded", detail, outcome=self.outcome))
 
 
 class _Line:
@@ -108,14 +119,13 @@ class GroupPosting:
         return entry.result
 
     def _withdraw(self, entry: _Entry) -> None:
-        """End an entry whose deadline has passed. Only if a group with it is being posted, it may still be applied."""
+        """End an entry whose deadline has passed. A group that has not decided it yet leaves it out."""
         with self._lock:
             if entry.leads:  # appointed at this moment
                 return
             if entry.taken_at is None:
                 entry.line.waiting.remove(entry)
-            is_in_progress = entry.taken_at is not None and not entry.blocked_by
-            entry.finish(_deadline_exceeded("unknown" if is_in_progress else "not_applied"))
+            entry.finish_late()
 
     def _lead(self, leader: _Entry) -> None:
         """Post the group of this leader, and hand the lead on, whatever happens."""
@@ -123,8 +133,10 @@ class GroupPosting:
         leader.changed.clear()
         try:
             self._post_group(leader.line, group, leader.deadline)
-        except BaseException:  # this thread is being ended, so its own command must not lead again
-            leader.finish(_deadline_exceeded("unknown"))
+        except BaseException:  # this thread is being ended, so it must not lead again
+            for entry in group:
+                entry.outcome = "unknown"
+            leader.finish_late()
             raise
         finally:
             self._hand_on(leader.line, group)
@@ -133,8 +145,6 @@ class GroupPosting:
         """Return the entries without a result to a line, and appoint the next leaders."""
         with self._lock:
             for entry in group:
-                if entry.blocked_by and time.monotonic() > entry.deadline - LATE_SECONDS:
-                    entry.finish(_deadline_exceeded("not_applied"))
                 if entry.result is None:
                     entry.taken_at = None
                     entry.line = self._apart if entry.blocked_by else line
@@ -144,16 +154,22 @@ class GroupPosting:
             line.is_led = False
             self._main.appoint_leader()
             self._apart.appoint_leader()
+        if line is self._main and (newly_blocked := self._blocked - known):
+            metrics.BLOCKED_ACCOUNTS.inc(len(newly_blocked))
+            extra = {"event": "posting.blocked", "accounts": sorted(newly_blocked)[:LOGGED_ACCOUNTS]}
+            logs.log.warning("postings wait for accounts that are not free", extra=extra)
 
     def _post_group(self, line: _Line, group: list[_Entry], deadline: float) -> None:
         """Post the entries together. If an error may be the fault of one of them, post each of them alone."""
         try:
             self._database.run(partial(self._post_unblocked, line, group), deadline)
         except Exception as error:
-            open = [entry for entry in group if entry.result is None and not entry.blocked_by]
+            unposted = [entry for entry in group if entry.result is None and not entry.blocked_by]
             is_fault_of_one = not isinstance(error, Refusal) or isinstance(error.__cause__, psycopg.IntegrityError)
-            for entry in open:
-                if is_fault_of_one and len(open) > 1:
+            for entry in unposted:
+                entry.is_decided = False  # whether an attempt may have been applied is in its outcome
+            for entry in unposted:
+                if is_fault_of_one and len(unposted) > 1:
                     self._post_group(line, [entry], deadline)
                 else:
                     entry.finish(error)
@@ -162,23 +178,38 @@ class GroupPosting:
         """Post those entries that do not have to wait for an account, and mark the others."""
         if line is self._main and self._blocked:
             _mark_blocked(connection, group, lambda connection, ids: self._blocked)
-        open = [entry for entry in group if entry.result is None and not entry.blocked_by]
-        if not open:
+        entries = [entry for entry in group if entry.result is None and not entry.blocked_by]
+        if not entries:
             return
-        seconds_left = min(entry.deadline for entry in open) - LATE_SECONDS - time.monotonic()
-        lock_milliseconds = max(min(line.lock_milliseconds, int(seconds_left * 1000)), 1)
-        commands = [entry.command for entry in open]
+        for entry in entries:
+            entry.is_decided = False
+        chosen: list[_Entry] = []
+
+        def choose() -> list[Command]:
+            with self._lock:
+                chosen.extend(entry for entry in entries if entry.result is None)
+                for entry in chosen:
+                    entry.is_decided = True
+            return [entry.command for entry in chosen]
+
+        commands = [entry.command for entry in entries]
         try:
-            results = posting.post(connection, commands, atomic=False, lock_milliseconds=lock_milliseconds)
+            results = posting.post(
+                connection, commands, atomic=False, lock_milliseconds=line.lock_milliseconds, choose=choose
+            )
         except posting.AccountsLocked:
             connection.execute("ROLLBACK")
-            _mark_blocked(connection, open, accounts.find_locked)
+            _mark_blocked(connection, entries, accounts.find_locked)
             raise BeginAgain from None
         except BeginAgain:
             if line is self._main:  # what one commit could not write, others do not wait for
-                _mark_blocked(connection, open, clock.find_expired)
+                _mark_blocked(connection, entries, clock.find_expired)
             raise
-        for entry, result in zip(open, results, strict=True):
+        except CommitUnknown:
+            for entry in chosen:
+                entry.outcome = "unknown"
+            raise
+        for entry, result in zip(chosen, results, strict=True):
             entry.finish(result)
 
 
@@ -190,7 +221,3 @@ def _mark_blocked(
     found = find(connection, frozenset().union(*ids))
     for entry, accounts_of_entry in zip(entries, ids, strict=True):
         entry.blocked_by = accounts_of_entry & found
-
-
-def _deadline_exceeded(outcome: str) -> Refusal:
-    return Refusal("deadline-exceeded", "The database did not respond within the time limit.", outcome=outcome)

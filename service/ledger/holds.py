@@ -1,16 +1,16 @@
 """Reading holds."""
 
 from collections.abc import Collection
-from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 from psycopg import Cursor
-from psycopg.rows import class_row
+from psycopg.rows import kwargs_row
 from psycopg.sql import SQL
 
 from service.database import Connection
 from service.ledger import clock
-from service.ledger.types import Hold
+from service.ledger.types import Hold, build, copy_with
 
 # Every column of a hold except created_at and resolved_at, which a posting sets to its own time.
 COLUMNS = SQL(
@@ -35,9 +35,9 @@ def get_and_advance_time(connection: Connection, id: str) -> Hold | None:
         return hold
     clock.advance_past(connection, hold.expires_at - timedelta(microseconds=1))
     (hold,) = select(connection, [id])
-    return replace(hold, status="expired", resolved_at=hold.expires_at) if hold.status == "open" else hold
+    return copy_with(hold, status="expired", resolved_at=hold.expires_at) if hold.status == "open" else hold
 
 
 def select(connection: Connection, ids: Collection[str]) -> Cursor[Hold]:
     """The rows of these holds."""
-    return connection.cursor(row_factory=class_row(Hold)).execute(_SELECT, {"ids": list(ids)})
+    return connection.cursor(row_factory=kwargs_row(partial(build, Hold))).execute(_SELECT, {"ids": list(ids)})

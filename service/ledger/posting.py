@@ -10,8 +10,9 @@ message, so it is not locked during a round trip. That makes the numbers gapless
 
 import json
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -22,7 +23,17 @@ from service import database, metrics
 from service.database import BeginAgain, Connection
 from service.ledger import accounts, clock, holds, rules, transfers
 from service.ledger.rules import LedgerState
-from service.ledger.types import AccountState, Command, Hold, Record, ReleaseCommand, Result, Transfer, TransferCommand
+from service.ledger.types import (
+    AccountState,
+    Command,
+    Hold,
+    Record,
+    ReleaseCommand,
+    Result,
+    Transfer,
+    TransferCommand,
+    copy_with,
+)
 
 T = TypeVar("T", AccountState, Transfer, Hold)
 
@@ -36,10 +47,16 @@ class AccountsLocked(LockNotAvailable):
 
 
 def post(
-    connection: Connection, commands: Sequence[Command], *, atomic: bool, lock_milliseconds: int | None = None
+    connection: Connection,
+    commands: Sequence[Command],
+    *,
+    atomic: bool,
+    lock_milliseconds: int | None = None,
+    choose: Callable[[], Sequence[Command]] | None = None,
 ) -> list[Result]:
     """Decide the commands in one transaction, write what they change, and return one result per command, in order.
 
+    `choose` is called when the accounts are locked, and returns those of the commands that are to be decided.
     Safe to repeat. Raises Refusal `batch-refused` if a command of an atomic batch is refused; then nothing is written.
     Raises AccountsLocked without the locks of the accounts in `lock_milliseconds`, None: LOCK_TIMEOUT_MILLISECONDS.
     Raises BeginAgain after it has expired holds, or if a hold expires before the journal row is locked.
@@ -59,7 +76,7 @@ def post(
         raise AccountsLocked from error
     now = clock.expire_holds(connection, ids.accounts, time_read)  # commits and raises BeginAgain if any has expired
     before = LedgerState(_by_id(locked), _by_id(known), _by_id(named), dict(reversals), now)
-    results, after = rules.decide(before, commands, atomic=atomic)
+    results, after = rules.decide(before, choose() if choose else commands, atomic=atomic)
     changes = _find_changes(before, after)
     if changes.is_empty:
         connection.execute("ROLLBACK")
@@ -166,9 +183,9 @@ class _Changes:
     def records(self, number_before: int, now: datetime) -> list[Record]:
         """The transfers and holds as they were written."""
         numbers = {id: number_before + position for id, position in self._positions().items()}
-        transfers = [replace(new, number=numbers.get(new.id), created_at=now) for new in self.transfers]
+        transfers = [copy_with(new, number=numbers.get(new.id), created_at=now) for new in self.transfers]
         holds = [
-            replace(hold, created_at=hold.created_at or now, resolved_at=None if hold.status == "open" else now)
+            copy_with(hold, created_at=hold.created_at or now, resolved_at=None if hold.status == "open" else now)
             for hold in self.holds
         ]
         return [*transfers, *holds]
@@ -194,12 +211,12 @@ def _finish(started_at: float, results: list[Result], written: list[Record]) -> 
     """
     metrics.POSTING_SECONDS.observe(time.monotonic() - started_at)
     metrics.POSTING_SIZE.observe(len(results))
-    for record in written:
-        counter = metrics.TRANSFERS if isinstance(record, Transfer) else metrics.HOLDS
-        counter.labels(record.status, record.reason or "").inc()
+    counts = Counter((type(record), record.status, record.reason or "") for record in written)
+    for (kind, *labels), count in counts.items():
+        (metrics.TRANSFERS if kind is Transfer else metrics.HOLDS).labels(*labels).inc(count)
     by_id = {(type(record), record.id): record for record in written}
     return [
-        replace(result, record=by_id.get((type(result.record), result.record.id), result.record))
+        Result(by_id.get((type(result.record), result.record.id), result.record), result.refusal, result.is_new)
         if result.record
         else result
         for result in results

@@ -12,7 +12,7 @@ transfers can still be reversed. A closed account accepts nothing.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ from service.ledger.types import (
     Result,
     Transfer,
     TransferCommand,
+    copy_with,
 )
 
 
@@ -94,13 +95,15 @@ def decide_transfer(state: LedgerState, command: TransferCommand) -> Result:
     hold = state.holds[transfer.captures] if transfer.captures else None
     if violation := find_transfer_violation(state, transfer, source, target, hold):
         return decline(state.transfers, transfer, violation)
-    source = replace(source, balance=source.balance - transfer.amount, held=source.held - (hold.amount if hold else 0))
-    target = replace(target, balance=target.balance + transfer.amount)
+    source = copy_with(
+        source, balance=source.balance - transfer.amount, held=source.held - (hold.amount if hold else 0)
+    )
+    target = copy_with(target, balance=target.balance + transfer.amount)
     state.accounts.update({source.id: source, target.id: target})
-    transfer = replace(transfer, from_balance=source.balance, to_balance=target.balance)
+    transfer = copy_with(transfer, from_balance=source.balance, to_balance=target.balance)
     state.transfers[transfer.id] = transfer
     if hold:
-        state.holds[hold.id] = replace(hold, status="captured", captured_by=transfer.id)
+        state.holds[hold.id] = copy_with(hold, status="captured", captured_by=transfer.id)
     if transfer.reverses:
         state.reversed[transfer.reverses] = state.reversed.get(transfer.reverses, 0) + transfer.amount
     return Result(transfer, is_new=True)
@@ -167,7 +170,7 @@ def decide_hold(state: LedgerState, command: HoldCommand) -> Result:
     source, target = state.accounts[hold.from_account], state.accounts[hold.to_account]
     if violation := find_hold_violation(state, hold, source, target):
         return decline(state.holds, hold, violation)
-    state.accounts[source.id] = replace(source, held=source.held + hold.amount)
+    state.accounts[source.id] = copy_with(source, held=source.held + hold.amount)
     state.holds[hold.id] = hold
     return Result(hold, is_new=True)
 
@@ -211,8 +214,8 @@ def decide_release(state: LedgerState, command: ReleaseCommand) -> Result:
     if hold.status != "open":
         return Result(hold, Refusal("hold-not-open", f"The hold is {hold.status} and cannot be released."))
     source = state.accounts[hold.from_account]
-    state.accounts[source.id] = replace(source, held=source.held - hold.amount)
-    state.holds[hold.id] = replace(hold, status="released")
+    state.accounts[source.id] = copy_with(source, held=source.held - hold.amount)
+    state.holds[hold.id] = copy_with(hold, status="released")
     return Result(state.holds[hold.id], is_new=True)
 
 
@@ -233,7 +236,7 @@ def replay(known: Record, given: Mapping[str, Any]) -> Result:
 
 def decline(records: dict[str, Any], record: Record, violation: Violation) -> Result:
     """Store the declined transfer or hold with the rule that it would break."""
-    declined = replace(
+    declined = copy_with(
         record,
         status="declined",
         reason=violation.reason,

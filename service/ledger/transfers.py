@@ -1,13 +1,17 @@
 """Reading transfers: by id, by number, and as the entries of one account."""
 
 from collections.abc import Collection
+from datetime import datetime
+from functools import partial
+from typing import Any
 
 from psycopg import Cursor
-from psycopg.rows import TupleRow, class_row
+from psycopg.rows import TupleRow, class_row, kwargs_row
 from psycopg.sql import SQL
 
 from service.database import Connection
-from service.ledger.types import Entry, Transfer
+from service.ledger import clock
+from service.ledger.types import Entry, PastBalance, Transfer, build
 
 # Every column of a transfer except number and created_at, which a posting takes from the journal row.
 COLUMNS = SQL(
@@ -24,7 +28,7 @@ def get(connection: Connection, id: str) -> Transfer | None:
 
 def select(connection: Connection, ids: Collection[str]) -> Cursor[Transfer]:
     """The rows of these transfers, posted or declined."""
-    return connection.cursor(row_factory=class_row(Transfer)).execute(
+    return connection.cursor(row_factory=kwargs_row(partial(build, Transfer))).execute(
         _SELECT + SQL("WHERE id = ANY(%(ids)s)"), {"ids": list(ids)}
     )
 
@@ -44,46 +48,84 @@ def sum_reversals(connection: Connection, ids: Collection[str]) -> Cursor[TupleR
 
 def list_after(connection: Connection, *, after: int, limit: int) -> list[Transfer]:
     """The posted transfers with number > `after`, by number."""
-    cursor = connection.cursor(row_factory=class_row(Transfer))
+    cursor = connection.cursor(row_factory=kwargs_row(partial(build, Transfer)))
     statement = _SELECT + SQL("WHERE number > %(after)s ORDER BY number LIMIT %(limit)s")
     return cursor.execute(statement, {"after": after, "limit": limit}).fetchall()
+
+
+# Each half reads its index in order and has a limit of its own: with one limit around both, PostgreSQL 18 reads and
+# sorts all entries of the account.
+_ENTRIES = SQL(
+    """
+    (
+        SELECT number, id AS transfer, -amount AS amount, from_balance AS balance, to_account AS counterparty,
+            created_at
+        FROM transfer
+        WHERE from_account = %(account)s AND number > %(after)s AND number < %(before)s
+        ORDER BY number {direction}
+        LIMIT %(limit)s
+    )
+    UNION ALL
+    (
+        SELECT number, id, amount, to_balance, from_account, created_at
+        FROM transfer
+        WHERE to_account = %(account)s AND number > %(after)s AND number < %(before)s
+        ORDER BY number {direction}
+        LIMIT %(limit)s
+    )
+    ORDER BY number {direction}
+    LIMIT %(limit)s
+    """
+)
+_OLDEST_ENTRIES = _ENTRIES.format(direction=SQL("ASC")).as_bytes()
+_NEWEST_ENTRIES = _ENTRIES.format(direction=SQL("DESC")).as_bytes()
 
 
 def list_entries(
     connection: Connection, account: str, *, after: int, before: int, newest_first: bool, limit: int
 ) -> list[Entry]:
-    """The account's entries with after < number < before, oldest or newest first.
-
-    Each half reads its index in order and has a limit of its own: with one limit around both, PostgreSQL 18 reads and
-    sorts all entries of the account.
-    """
-    statement = SQL(
-        """
-        (
-            SELECT number, id AS transfer, -amount AS amount, from_balance AS balance, to_account AS counterparty,
-                created_at
-            FROM transfer
-            WHERE from_account = %(account)s AND number > %(after)s AND number < %(before)s
-            ORDER BY number {direction}
-            LIMIT %(limit)s
-        )
-        UNION ALL
-        (
-            SELECT number, id, amount, to_balance, from_account, created_at
-            FROM transfer
-            WHERE to_account = %(account)s AND number > %(after)s AND number < %(before)s
-            ORDER BY number {direction}
-            LIMIT %(limit)s
-        )
-        ORDER BY number {direction}
-        LIMIT %(limit)s
-        """
-    ).format(direction=SQL("DESC" if newest_first else "ASC"))
-    cursor = connection.cursor(row_factory=class_row(Entry))
+    """The account's entries with after < number < before, oldest or newest first."""
+    cursor = connection.cursor(row_factory=kwargs_row(partial(build, Entry)))
+    statement = _NEWEST_ENTRIES if newest_first else _OLDEST_ENTRIES
     return cursor.execute(statement, {"account": account, "after": after, "before": before, "limit": limit}).fetchall()
 
 
-def balance_after(connection: Connection, account: str, number: int) -> int:
-    """The account's balance after the transfer with this number; 0 before its first transfer."""
-    entries = list_entries(connection, account, after=0, before=number + 1, newest_first=True, limit=1)
-    return entries[0].balance if entries else 0
+def balance_after(connection: Connection, account: str, number: int) -> PastBalance | None:
+    """The account's balance after the transfer with this number; None if no transfer has the number yet."""
+    posted = SQL("SELECT %(number)s::bigint AS number FROM journal WHERE last_number >= %(number)s")
+    return _select_balance(connection, posted, {"account": account, "number": number})
+
+
+def balance_at(connection: Connection, account: str, at: datetime) -> PastBalance | None:
+    """The account's balance at this time; None unless the ledger's time is past it."""
+    return _select_balance(connection, clock.final_number(), {"account": account, "at": at})
+
+
+def _select_balance(connection: Connection, number: SQL, parameters: dict[str, Any]) -> PastBalance | None:
+    """The account's balance after the transfer whose number the statement `number` selects; None if it has no row."""
+    statement = SQL(
+        """
+        SELECT asked.number, entry.balance
+        FROM ({number}) AS asked
+        LEFT JOIN LATERAL (
+            (
+                SELECT number, from_balance AS balance
+                FROM transfer
+                WHERE from_account = %(account)s AND number <= asked.number
+                ORDER BY number DESC
+                LIMIT 1
+            )
+            UNION ALL
+            (
+                SELECT number, to_balance
+                FROM transfer
+                WHERE to_account = %(account)s AND number <= asked.number
+                ORDER BY number DESC
+                LIMIT 1
+            )
+            ORDER BY number DESC
+            LIMIT 1
+        ) AS entry ON true
+        """
+    ).format(number=number)
+    return connection.cursor(row_factory=class_row(PastBalance)).execute(statement, parameters).fetchone()

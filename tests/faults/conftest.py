@@ -31,3 +31,14 @@ def proxied_client(client: Client, proxy: Proxy, environment: dict[str, str]) ->
     wait_until(lambda: proxied.get("/v1/transfers").status == 200, "the application is connected")
     yield proxied
     application.dependencies.database.close()
+
+
+@pytest.fixture
+def own_client(client: Client, environment: dict[str, str]) -> Iterator[Client]:
+    """A client of an application that only this test uses. The accounts `a` to `d` have no lower limit."""
+    client.open("a", "b", "c", "d", min_balance=None)
+    application = build_application(config.load(environment))
+    own = Client(application)
+    wait_until(lambda: own.get("/v1/transfers").status == 200, "the application is connected")
+    yield own
+    application.dependencies.database.close()

@@ -125,13 +125,13 @@ def test_feed_statements_and_past_balances_agree(client: Client, owner: psycopg.
     ("function", "original", "replacement"),
     [
         pytest.param(
-            ledger_clock.find_final_number,
+            ledger_clock.final_number,
             "created_at <= %(at)s",
             "created_at < %(at)s",
             id="a time without its own transfers",
         ),
         pytest.param(
-            ledger_clock.find_final_number,
+            ledger_clock.final_number,
             "ORDER BY created_at DESC, number DESC",
             "ORDER BY created_at DESC, number",
             id="a time excludes some of its own transfers",

@@ -2,6 +2,7 @@
 
 import inspect
 import sys
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,12 +14,15 @@ from service.database import Connection
 
 
 def build(monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any], original: str, replacement: str) -> None:
-    """Replace a piece of the function's source, which must contain it."""
-    source = inspect.getsource(function)
+    """Replace a piece of the source of a function or method, which must contain it."""
+    source = textwrap.dedent(inspect.getsource(function))
     assert original in source, f"{function.__name__} does not contain {original!r}"
     namespace: dict[str, Any] = {}
     exec(source.replace(original, replacement), function.__globals__, namespace)
-    monkeypatch.setattr(sys.modules[function.__module__], function.__name__, namespace[function.__name__])
+    owner: Any = sys.modules[function.__module__]
+    for name in function.__qualname__.split(".")[:-1]:
+        owner = getattr(owner, name)
+    monkeypatch.setattr(owner, function.__name__, namespace[function.__name__])
 
 
 def replace_sql(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, original: str, replacement: str) -> None:

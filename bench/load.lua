@@ -1,0 +1,57 @@
+-- Load for wrk: wrk … -s load.lua URL -- KIND ACCOUNTS TOKEN ITEMS SEED
+-- KIND: spread, hot (transfers), batch (of ITEMS transfers), read (an account), page (20 entries of an account).
+-- Every transfer has a new id that begins with random digits, as a UUID does. SEED makes the ids of each run differ.
+-- The last line of the output is JSON.
+
+local threads = 0
+function setup(thread)
+  threads = threads + 1
+  thread:set("thread_number", threads)
+end
+
+function init(arguments)
+  kind = arguments[1]
+  accounts = tonumber(arguments[2])
+  token = arguments[3]
+  items = tonumber(arguments[4])
+  seed = tonumber(arguments[5])
+  math.randomseed(seed + thread_number)
+  sent = 0
+  headers = { ["Authorization"] = "Bearer " .. token, ["Content-Type"] = "application/json" }
+end
+
+local function new_id()
+  sent = sent + 1
+  return string.format("%08x%08x-%x-%d-%d", math.random(0, 2 ^ 32 - 1), math.random(0, 2 ^ 32 - 1), seed, thread_number, sent)
+end
+
+local function members()
+  local from = kind == "hot" and 0 or math.random(0, accounts - 1)
+  local to = (from + math.random(1, accounts - 1)) % accounts
+  return string.format('"from":"a%d","to":"a%d","amount":1,"currency":"EUR","metadata":{"order":"A-19"}', from, to)
+end
+
+function request()
+  if kind == "read" then
+    return wrk.format("GET", "/v1/accounts/a" .. math.random(0, accounts - 1), headers)
+  elseif kind == "page" then
+    local account = math.random(0, accounts - 1)
+    return wrk.format("GET", "/v1/accounts/a" .. account .. "/entries?order=desc&limit=20", headers)
+  elseif kind == "batch" then
+    local list = {}
+    for number = 1, items do
+      list[number] = '{"id":"' .. new_id() .. '",' .. members() .. "}"
+    end
+    return wrk.format("POST", "/v1/transfers", headers, '{"atomic":false,"transfers":[' .. table.concat(list, ",") .. "]}")
+  end
+  return wrk.format("PUT", "/v1/transfers/" .. new_id(), headers, "{" .. members() .. "}")
+end
+
+function done(summary, latency)
+  local errors = summary.errors
+  io.write(string.format(
+    '{"requests":%d,"seconds":%f,"refused":%d,"failed":%d,"p50_ms":%f,"p99_ms":%f,"max_ms":%f}\n',
+    summary.requests, summary.duration / 1e6, errors.status,
+    errors.connect + errors.read + errors.write + errors.timeout,
+    latency:percentile(50) / 1000, latency:percentile(99) / 1000, latency.max / 1000))
+end

@@ -1,0 +1,166 @@
+"""An account that another session keeps locked: requests on it wait apart, and all others go on."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import psycopg
+import pytest
+
+from service.contract import LIMITS
+from service.database import Database
+from service.ledger import clock as ledger_clock
+from service.ledger import group
+from service.ledger.group import GroupPosting
+from tests.support import broken
+from tests.support.client import Client, Reply, item
+from tests.support.groups import post_as_group
+from tests.support.ledger import Clock, Urls
+from tests.support.model import format_time
+from tests.support.threads import Call
+from tests.support.waiting import wait_for_lock_waiters, wait_until
+
+CALLERS = 24
+OTHERS = 30
+
+
+@contextmanager
+def locked(urls: Urls, account: str) -> Iterator[None]:
+    """During the block, a session of the owner keeps the account locked."""
+    with psycopg.connect(urls.owner) as connection:
+        connection.execute("SELECT FROM account WHERE id = %s FOR NO KEY UPDATE", [account])
+        yield
+
+
+@pytest.fixture
+def short_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One second for each request."""
+    monkeypatch.setattr(group, "LIMITS", dataclasses.replace(LIMITS, request_deadline_seconds=1))
+
+
+def lock_waiters(owner: psycopg.Connection[Any]) -> int:
+    """The sessions of this database that wait for a lock."""
+    counting = """
+        SELECT count(*)
+        FROM pg_locks
+        JOIN pg_stat_activity USING (pid)
+        WHERE NOT granted AND datname = current_database()
+    """
+    (count,) = owner.execute(counting).fetchone() or (0,)
+    return int(count)
+
+
+def post_beside_a_locked_account(client: Client, urls: Urls, owner: psycopg.Connection[Any]) -> None:
+    """CALLERS requests on the locked account `a` wait with one connection. Those on `c` and `d` are posted."""
+    posting = client.application.dependencies.group_posting
+    with locked(urls, "a"):
+        calls = [Call(partial(client.move, f"locked-{n}", "a", "b")) for n in range(CALLERS)]
+        wait_for_lock_waiters(urls, 1)
+        assert [client.move(f"t{n}", "c", "d").status for n in range(OTHERS)] == [201] * OTHERS
+        assert lock_waiters(owner) <= 2
+        assert posting._blocked == {"a"}
+    assert [call.result().status for call in calls] == [201] * CALLERS
+
+
+def test_requests_on_other_accounts_are_posted(own_client: Client, urls: Urls, owner: psycopg.Connection[Any]) -> None:
+    """When the account is free, the waiting requests are posted too."""
+    post_beside_a_locked_account(own_client, urls, owner)
+
+
+@pytest.mark.usefixtures("short_deadlines")
+def test_a_build_that_waits_for_a_locked_account_fails(
+    own_client: Client, urls: Urls, owner: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken on purpose: no command of the group is posted before all of its accounts are free."""
+    broken.build(monkeypatch, GroupPosting._post_unblocked, "accounts.find_locked", "lambda *_: frozenset()")
+    with pytest.raises(AssertionError):
+        post_beside_a_locked_account(own_client, urls, owner)
+
+
+@pytest.mark.usefixtures("short_deadlines")
+def test_requests_on_a_locked_account_end_at_their_deadline(own_client: Client, urls: Urls) -> None:
+    """Transfers, captures, holds and releases on it were not applied, and are not applied later."""
+    own_client.hold("h1", "a", "b", 7)
+    own_client.hold("h2", "a", "b", 8)
+    requests: list[Callable[[], Reply]] = [
+        partial(own_client.move, "t1", "a", "b"),
+        partial(own_client.move, "t2", "b", "a"),
+        partial(own_client.capture, "t3", "h1"),
+        partial(own_client.release, "h2"),
+        partial(own_client.hold, "h3", "a", "b"),
+    ]
+    with locked(urls, "a"):
+        replies = [call.result() for call in [Call(request) for request in requests]]
+    outcomes = [(reply.status, reply.slug, reply.json["outcome"]) for reply in replies]
+    assert outcomes == [(503, "deadline-exceeded", "not_applied")] * len(requests)
+    assert own_client.move("next", "a", "b").json["number"] == 1
+    assert own_client.amounts("a") == (-1, 15, -16)
+
+
+def test_an_account_that_is_free_again_is_posted_at_once(own_client: Client, urls: Urls) -> None:
+    """After the wait, requests on the account do not wait apart any more."""
+    with locked(urls, "a"):
+        waiting = Call(partial(own_client.move, "t1", "a", "b"))
+        wait_for_lock_waiters(urls, 1)
+    assert waiting.result().status == 201
+    posting = own_client.application.dependencies.group_posting
+    wait_until(lambda: not posting._apart.is_led, "nothing waits apart")
+    assert posting._blocked == frozenset()
+
+
+def most_lock_waiters(client: Client, urls: Urls, owner: psycopg.Connection[Any], at_least: int) -> int:
+    """The sessions that wait for a lock while CALLERS batches on `a` and changes of it are requested."""
+    requests = [partial(client.batch, item("t")), partial(client.change, "a", status="frozen")]
+    with locked(urls, "a"):
+        calls = [Call(requests[n % 2]) for n in range(CALLERS)]
+        wait_for_lock_waiters(urls, at_least)
+        waiters = max(lock_waiters(owner) for _ in range(20))
+        assert client.move("other", "c", "d").status == 201
+        assert client.get("/v1/accounts/a").status == 200
+    assert {call.result().status for call in calls} <= {200, 503}
+    return waiters
+
+
+def test_batches_and_changes_of_a_locked_account_use_half_of_the_connections(
+    own_client: Client, urls: Urls, owner: psycopg.Connection[Any]
+) -> None:
+    """The other half serves reads and single postings."""
+    assert most_lock_waiters(own_client, urls, owner, at_least=4) == 4
+
+
+def test_a_build_in_which_they_use_all_connections_is_found(
+    own_client: Client, urls: Urls, owner: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken on purpose."""
+    monkeypatch.setattr(Database, "run_with_locks", Database.run)
+    with pytest.raises(AssertionError):
+        assert most_lock_waiters(own_client, urls, owner, at_least=8) == 4
+
+
+def post_beside_expired_holds(client: Client, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One commit cannot write the status of all expired holds of `a`. The neighbour does not wait for the rest."""
+    monkeypatch.setattr(ledger_clock, "HOLDS_EXPIRED_PER_COMMIT", 1)
+    expires_at = format_time(clock.now() + timedelta(seconds=60))
+    for n in range(3):
+        client.hold(f"h{n}", "a", "b", expires_at=expires_at)
+    clock.turn(seconds=61)
+    requests = [partial(client.move, "t1", "a", "b"), partial(client.move, "t2", "c", "d")]
+    replies = post_as_group(client, monkeypatch, *requests)
+    assert [reply.json["number"] for reply in replies][1] == 1  # the transfer that was held back is from `a` too
+
+
+def test_a_command_does_not_wait_for_the_expired_holds_of_another_account(
+    own_client: Client, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command on the account with these holds waits apart until their status is written."""
+    post_beside_expired_holds(own_client, clock, monkeypatch)
+
+
+def test_a_build_in_which_it_waits_fails(own_client: Client, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken on purpose: both commands are posted when the status of all holds is written."""
+    broken.build(monkeypatch, GroupPosting._post_unblocked, "clock.find_expired", "lambda *_: frozenset()")
+    with pytest.raises(AssertionError):
+        post_beside_expired_holds(own_client, clock, monkeypatch)
