@@ -177,7 +177,8 @@ class GroupPosting:
     def _post_unblocked(self, line: _Line, group: list[_Entry], connection: Connection) -> None:
         """Post those entries that do not have to wait for an account, and mark the others."""
         if line is self._main and self._blocked:
-            _mark_blocked(connection, group, lambda connection, ids: self._blocked)
+            unmarked = [entry for entry in group if not entry.blocked_by]
+            _mark_blocked(connection, unmarked, lambda connection, ids: self._blocked)
         entries = [entry for entry in group if entry.result is None and not entry.blocked_by]
         if not entries:
             return
@@ -194,6 +195,8 @@ class GroupPosting:
 
         commands = [entry.command for entry in entries]
         try:
+            if line is self._apart:  # else the group would keep its other accounts locked while it waits for these
+                posting.wait_for_accounts(connection, commands, self._blocked, line.lock_milliseconds)
             results = posting.post(
                 connection, commands, atomic=False, lock_milliseconds=line.lock_milliseconds, choose=choose
             )
