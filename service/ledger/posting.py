@@ -11,7 +11,7 @@ message, so it is not locked during a round trip. That makes the numbers gapless
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
@@ -85,6 +85,23 @@ def post(
     if written is None:
         raise BeginAgain  # a hold expired before the journal row was locked, and nothing was written
     return _finish(started_at, results, changes.records(*written))
+
+
+def wait_for_accounts(
+    connection: Connection, commands: Sequence[Command], among: Collection[str], lock_milliseconds: int
+) -> None:
+    """Wait until those accounts of the commands that are in `among` are free, one by one. It keeps no lock.
+
+    Raises AccountsLocked if one of them is not free within `lock_milliseconds`.
+    """
+    for id in sorted(frozenset().union(*find_accounts(connection, commands)).intersection(among)):
+        try:
+            with connection.pipeline():
+                connection.execute("BEGIN")
+                accounts.lock(connection, [id], lock_milliseconds)
+                connection.execute("ROLLBACK")
+        except LockNotAvailable as error:
+            raise AccountsLocked from error
 
 
 def _by_id(rows: Iterable[T]) -> dict[str, T]:
