@@ -28,6 +28,7 @@ RECONNECT_TIMEOUT_SECONDS = 3.0  # the pool's back-off has no cap: it took 18 s 
 # Entries of the pool's queue: more than the requests that http/app.py admits, so that it alone refuses. A request that
 # timed out stays in the queue until a connection is free, so this limits the queue during an outage.
 MAX_WAITING = 4000
+SHORTEST_WAIT_SECONDS = 0.001  # for a connection: with less, also a free one could come too late
 ATTEMPTS = 3
 # The pause before a retry is random: up to twice this before the second attempt, up to four times before the third.
 FIRST_PAUSE_SECONDS = 0.025
@@ -208,7 +209,9 @@ class Database:
     @contextmanager
     def _connection(self, deadline: float) -> Iterator[Connection]:
         requested_at = time.monotonic()
-        seconds = max(deadline - requested_at, 0.0)
+        seconds = deadline - requested_at
+        if seconds < SHORTEST_WAIT_SECONDS:
+            raise DeadlinePassed("the deadline of the request passed")
         with self._pool.connection(seconds) as connection:  # rolls back an open transaction if the work raises
             received_at = time.monotonic()
             logs.add_time("queue_ms", received_at - requested_at)

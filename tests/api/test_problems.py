@@ -39,7 +39,7 @@ def failing(error: Exception) -> Trigger:
     """Send a transfer while each access to the database raises this error."""
 
     def trigger(client: Client, patch: pytest.MonkeyPatch, owner: psycopg.Connection[Any]) -> Reply:
-        def fail(pool: Any) -> Any:
+        def fail(pool: Any, timeout: float) -> Any:
             raise error
 
         patch.setattr(ConnectionPool, "connection", fail)

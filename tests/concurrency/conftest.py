@@ -58,7 +58,6 @@ def client(
     monkeypatch.setattr(database, "LIMITS", LONG_LIMITS)
     monkeypatch.setattr(group, "LIMITS", LONG_LIMITS)
     monkeypatch.setattr(group, "GROUP_LOCK_MILLISECONDS", LONG_SECONDS * 1000)
-    monkeypatch.setattr(database, "POOL_TIMEOUT_SECONDS", LONG_SECONDS)
     monkeypatch.setitem(database.CONNECT, "application_name", SESSIONS)
     before = count_deadlocks(owner)
     applications = [build_application(config.load(environment)) for _ in range(2)]

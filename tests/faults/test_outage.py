@@ -2,6 +2,7 @@
 
 import select
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -9,7 +10,9 @@ import psycopg_pool
 import pytest
 
 from service import config, database
+from service.contract import LIMITS
 from service.http.app import Application
+from service.ledger import group
 from service.server import build_application
 from tests.support.client import Client
 from tests.support.ledger import Unchanged, Urls
@@ -59,9 +62,10 @@ class TestALongOutage:
 
     @pytest.fixture(autouse=True)
     def short_timeouts(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """This takes less than a second instead of half a minute."""
+        """This takes a few seconds instead of half a minute."""
         monkeypatch.setattr(database, "RECONNECT_TIMEOUT_SECONDS", 0.1)
-        monkeypatch.setattr(database, "POOL_TIMEOUT_SECONDS", 0.05)
+        for module in (database, group):
+            monkeypatch.setattr(module, "LIMITS", replace(LIMITS, request_deadline_seconds=1))
         monkeypatch.setattr(database, "MAX_WAITING", 3)
 
     @pytest.fixture
