@@ -53,6 +53,7 @@ class CooperativeWorker(GeventWorker):
         # If the application refused the request before it read the body: gunicorn would read it in steps of 1 KiB, and
         # copy the rest in each step. For 1 MiB all other requests waited 25 ms.
         request.body.read(REQUEST_BYTES)
+        client.expect_request()
 
     def timeout_ctx(self) -> contextlib.AbstractContextManager[None]:
         """ClientSocket has the limits: gunicorn's own would be `keepalive`, and end before the body."""
@@ -96,15 +97,18 @@ class ClientSocket:
         return data
 
     def sendall(self, data: bytes) -> None:
-        """Send a response, or its next part. The next byte that arrives begins another request.
+        """Send a response, or its next part.
 
         gunicorn sends head and body separately. The head waits for the body, because one packet instead of two saves
         5 % of the CPU time of a request.
         """
-        self._read_until, self._bytes_left = None, REQUEST_BYTES
         self._unsent += data
         if not data.endswith(b"\r\n\r\n"):
             self._flush()
+
+    def expect_request(self) -> None:
+        """The next byte that arrives begins another request."""
+        self._read_until, self._bytes_left = None, REQUEST_BYTES
 
     def close(self) -> None:
         """Close the connection after the client has closed its side, so that it can read the last response.

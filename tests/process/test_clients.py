@@ -65,12 +65,12 @@ def test_an_idle_connection_ends(pair: tuple[gevent_socket.socket, gevent_socket
 def test_a_request_has_a_limit_of_bytes(
     pair: tuple[gevent_socket.socket, gevent_socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A client that sends without end, as fast as it can, is cut off. A response begins a new request."""
+    """A client that sends without end, as fast as it can, is cut off. Each request counts from its own first byte."""
     monkeypatch.setattr(worker, "REQUEST_BYTES", 10)
     client = ClientSocket(pair[0], idle_seconds=LIMIT_SECONDS)
     pair[1].sendall(b"0123456789")
     assert client.recv(65536) == b"0123456789"
-    client.sendall(b"response")
+    client.expect_request()
     pair[1].sendall(b"0123456789")
     assert client.recv(65536) == b"0123456789"
     pair[1].sendall(b"0123456789")
