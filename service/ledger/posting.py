@@ -58,8 +58,9 @@ def post(
 
     `choose` is called when the accounts are locked, and returns those of the commands that are to be decided.
     Safe to repeat. Raises Refusal `batch-refused` if a command of an atomic batch is refused; then nothing is written.
-    Raises AccountsLocked without the locks of the accounts in `lock_milliseconds`, None: LOCK_TIMEOUT_MILLISECONDS.
-    Raises BeginAgain after it has expired holds, or if a hold expires before the journal row is locked.
+    Raises AccountsLocked after a wait of `lock_milliseconds` for one account; None: LOCK_TIMEOUT_MILLISECONDS.
+    Raises BeginAgain after it has written the status of expired holds, or if a hold expires before the journal row is
+    locked.
     """
     ids = _find_ids(connection, commands)
     started_at = time.monotonic()
@@ -90,7 +91,7 @@ def post(
 def wait_for_accounts(
     connection: Connection, commands: Sequence[Command], among: Collection[str], lock_milliseconds: int
 ) -> None:
-    """Wait until those accounts of the commands that are in `among` are free, one by one. It keeps no lock.
+    """Wait for the lock of each account of the commands that is in `among`, one after the other, and keep no lock.
 
     Raises AccountsLocked if one of them is not free within `lock_milliseconds`.
     """
