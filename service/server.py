@@ -19,7 +19,7 @@ from service.readiness import Readiness
 from service.worker import CooperativeWorker
 
 MIN_CONNECTIONS = 100  # with fewer, probes would wait for callers
-MAX_CONNECTIONS = 4000  # twice MAX_IN_FLIGHT: the others are idle, or wait to be refused. 28 KB each
+MAX_CONNECTIONS = 4000  # twice MAX_IN_FLIGHT: the other half is idle, or its refusal is held back. 28 KB each
 RESERVED_FILES = 200  # open files that are not connections of clients: the pool (at most 100), probes, the log
 
 
@@ -68,7 +68,7 @@ def gunicorn_settings(config: Config) -> dict[str, Any]:
         "timeout": 30,  # seconds without a heartbeat of the worker; it does not limit a request
         "graceful_timeout": 20,  # seconds for requests in progress after SIGTERM
         "worker_connections": MAX_CONNECTIONS,
-        "backlog": MAX_CONNECTIONS,  # all may connect at once; a connection that does not fit in waits a second
+        "backlog": MAX_CONNECTIONS,  # all may connect at once; if it is full, a client's kernel retries after 1 s
         "control_socket_disable": True,  # its socket would be created in $HOME
         "forwarded_allow_ips": "",  # no header may change the scheme or the client's address
         "logger_class": Logger,
