@@ -23,6 +23,18 @@ def add_time(name: str, seconds: float) -> None:
         fields[name] = round(fields[name] + seconds * 1000, 3)
 
 
+def log_request(level: int, message: str, fields: dict[str, Any]) -> None:
+    """Write the line of a request.
+
+    `log.log` would look for the name of its caller, and copy each field of its `extra` twice: a line would take 52
+    microseconds instead of 36, of 210 for a GET of an account (bench/request_cost.py).
+    """
+    if log.isEnabledFor(level):
+        record = logging.LogRecord(log.name, level, "", 0, message, (), None)
+        record.request_line = fields
+        log.handle(record)
+
+
 def configure(level: str = "info", file: TextIO | None = None) -> None:
     """Write all log records, warnings and uncaught exceptions of this process as JSON to the file, or to stdout."""
     handler = logging.StreamHandler(file or sys.stdout)
@@ -48,6 +60,9 @@ class Formatter(JsonFormatter):
         log_data["service"] = "ledger"
         log_data["version"] = VERSION
         log_data.update(request_fields.get() or {})
+        if request_line := getattr(record, "request_line", None):
+            log_data.update(request_line)
+            return
         super().add_fields(log_data, record, message_dict)
         stack = log_data.pop("exc_info", None)
         if record.exc_info and record.exc_info[0]:

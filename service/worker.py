@@ -79,9 +79,11 @@ class ClientSocket:
         self._read_until: float | None = None  # of time.monotonic(); None: no byte of the next request has arrived
         self._bytes_left = REQUEST_BYTES
         self._has_ended = False
+        self._unsent = b""  # the head of a response without a body, or before its body
 
     def recv(self, size: int) -> bytes:
         """Bytes of a request, or b"" if there are no more, or not in time."""
+        self._flush()
         seconds = self._idle_seconds if self._read_until is None else self._read_until - time.monotonic()
         data = b""
         if not self._has_ended and seconds > 0 and self._bytes_left > 0:
@@ -95,12 +97,14 @@ class ClientSocket:
         return data
 
     def sendall(self, data: bytes) -> None:
-        """Send a response, or its next part."""
-        self._client.settimeout(RESPONSE_SEND_SECONDS)
-        try:
-            self._client.sendall(data)
-        except TimeoutError:
-            raise BrokenPipeError(errno.EPIPE, "the client does not receive") from None
+        """Send a response, or its next part.
+
+        gunicorn sends head and body separately. The head waits for the body, because one packet instead of two saves
+        5 % of the CPU time of a request.
+        """
+        self._unsent += data
+        if not data.endswith(b"\r\n\r\n"):
+            self._flush()
 
     def expect_request(self) -> None:
         """The next byte that arrives begins another request."""
@@ -111,7 +115,19 @@ class ClientSocket:
 
         A close with unread bytes would reset the connection. gunicorn waits 2 seconds, or for 64 KiB.
         """
+        with contextlib.suppress(OSError):  # the client has closed it
+            self._flush()
         gunicorn.util.close_graceful(self._client)
+
+    def _flush(self) -> None:
+        if not self._unsent:
+            return
+        data, self._unsent = self._unsent, b""
+        self._client.settimeout(RESPONSE_SEND_SECONDS)
+        try:
+            self._client.sendall(data)
+        except TimeoutError:
+            raise BrokenPipeError(errno.EPIPE, "the client does not receive") from None
 
     def end_if_idle(self) -> None:
         """If no byte of a request has arrived, end the connection as if the client had closed."""

@@ -180,10 +180,10 @@ def _log_and_count(context: RequestContext, response: Response, seconds: float) 
     method = context.method if context.method in metrics.KNOWN_METHODS else "_OTHER"
     metrics.REQUEST_SECONDS.labels(method, context.route, str(response.status)).observe(seconds)
     level = logging.DEBUG if context.route in _PROBES else logging.WARNING if response.status >= 500 else logging.INFO
-    logs.log.log(
+    logs.log_request(
         level,
         f"{method} {context.route} {response.status}",
-        extra={
+        {
             "event": "request.shed" if context.problem == "overloaded" else "request",
             "caller": context.caller,
             "method": method,

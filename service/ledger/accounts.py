@@ -1,6 +1,7 @@
 """Accounts: locking, opening, reading and changing them."""
 
 import json
+import time
 from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from functools import partial
@@ -16,6 +17,9 @@ from service.errors import Refusal
 from service.ledger import clock
 from service.ledger.types import Account, AccountChange, AccountState, build, copy_with
 
+# How long a transaction keeps an account until postings on it wait apart. One group keeps its accounts for a shorter
+# time. Without this, an account that other groups use all the time was taken for a locked one.
+LOCKED_SECONDS = 0.02
 _STATE_COLUMNS = SQL("id, currency, min_balance, balance, status")  # without held, which depends on the time
 _COLUMNS = SQL("{state}, metadata, created_at, created_by").format(state=_STATE_COLUMNS)
 
@@ -37,7 +41,8 @@ _SELECT = SQL(
     ) AS expired ON true
     """
 ).format(columns=_COLUMNS)
-_GET = _SELECT + SQL("WHERE id = %(id)s")
+# As bytes, because psycopg would put the parts together for each call: 6 of 215 microseconds for a GET of an account.
+_GET = (_SELECT + SQL("WHERE id = %(id)s")).as_bytes()
 _LIST = _SELECT + SQL(  # no id contains chr(127)
     "WHERE id > %(after)s AND id >= %(prefix)s AND id < %(prefix)s || chr(127) ORDER BY id LIMIT %(limit)s"
 )
@@ -57,7 +62,17 @@ def lock(connection: Connection, ids: Collection[str], milliseconds: int | None 
 
 
 def find_locked(connection: Connection, ids: Collection[str]) -> frozenset[str]:
-    """Those of the accounts that another session keeps locked now."""
+    """Those of the accounts that one other transaction keeps locked for LOCKED_SECONDS from now."""
+    before = find_lockers(connection, ids)
+    if not before:
+        return frozenset()
+    time.sleep(LOCKED_SECONDS)
+    after = find_lockers(connection, before)
+    return frozenset(id for id, locker in after.items() if locker == before[id])
+
+
+def find_lockers(connection: Connection, ids: Collection[str]) -> dict[str, str]:
+    """Those of the accounts that another transaction has locked, with the transaction's id."""
     with connection.pipeline():
         connection.execute("BEGIN")
         locked = connection.execute(
@@ -65,12 +80,12 @@ def find_locked(connection: Connection, ids: Collection[str]) -> frozenset[str]:
             WITH free AS MATERIALIZED (
                 SELECT id FROM account WHERE id = ANY(%(ids)s) FOR NO KEY UPDATE SKIP LOCKED
             )
-            SELECT id FROM account WHERE id = ANY(%(ids)s) AND id NOT IN (SELECT id FROM free)
+            SELECT id, xmax::text FROM account WHERE id = ANY(%(ids)s) AND id NOT IN (SELECT id FROM free)
             """,
             {"ids": list(ids)},
         )
         connection.execute("ROLLBACK")
-    return frozenset(id for (id,) in locked)
+    return dict(locked.fetchall())
 
 
 def open(connection: Connection, id: str, members: Mapping[str, Any], caller: str) -> tuple[Account, bool]:
@@ -139,7 +154,9 @@ def list_by_id(connection: Connection, *, prefix: str, after: str, limit: int) -
     return accounts
 
 
-def _select_and_advance_time(connection: Connection, statement: Composed, parameters: dict[str, Any]) -> list[Account]:
+def _select_and_advance_time(
+    connection: Connection, statement: bytes | Composed, parameters: dict[str, Any]
+) -> list[Account]:
     """The accounts without expired holds.
 
     A capture that got its time before its hold expired may still be committing. If that is possible, this advances the
@@ -154,7 +171,7 @@ def _select_and_advance_time(connection: Connection, statement: Composed, parame
 
 
 def select(
-    connection: Connection, statement: Composed, parameters: dict[str, Any], as_of_last_at: bool
+    connection: Connection, statement: bytes | Composed, parameters: dict[str, Any], as_of_last_at: bool
 ) -> tuple[list[Account], datetime | None]:
     """The accounts without expired holds, and the latest `expired_until`."""
     cursor = connection.cursor(row_factory=dict_row)

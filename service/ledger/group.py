@@ -19,7 +19,7 @@ import psycopg
 
 from service import logs, metrics
 from service.contract import LIMITS
-from service.database import BeginAgain, CommitUnknown, Connection, Database
+from service.database import BeginAgain, Connection, Database
 from service.errors import Refusal
 from service.ledger import accounts, clock, posting
 from service.ledger.types import Command, Result
@@ -98,28 +98,40 @@ class GroupPosting:
         Raises the Refusal of the command, also if it was stored as declined, or what `Database.run` raises.
         """
         entry = _Entry(command, self._main)
-        has_led = False
         with self._lock:
             self._main.waiting.append(entry)
             self._main.appoint_leader()
-        while entry.result is None:
+        try:
+            has_led, result = self._wait(entry)
+        except BaseException:  # this thread is being ended
+            self._withdraw(entry)
+            if entry.leads:  # it was appointed, and cannot lead
+                entry.finish_late()
+                self._hand_on(entry.line, entry.leads)
+            raise
+        now = time.monotonic()
+        logs.add_time("queue_ms", (entry.taken_at or now) - entry.entered_at)
+        if not has_led:  # `Database.run` has added the time of a leader
+            logs.add_time("db_ms", now - (entry.taken_at or now))
+        if isinstance(result, Exception):
+            raise result
+        if result.refusal:
+            raise result.refusal
+        return result
+
+    def _wait(self, entry: _Entry) -> tuple[bool, Result | Exception]:
+        """Wait for the result, and lead when appointed. Returns whether the entry has led, and its result."""
+        has_led = False
+        while (result := entry.result) is None:
             if not entry.changed.wait(max(entry.deadline - time.monotonic(), 0)):
                 self._withdraw(entry)
             elif entry.leads:
                 has_led = True
                 self._lead(entry)
-        now = time.monotonic()
-        logs.add_time("queue_ms", (entry.taken_at or now) - entry.entered_at)
-        if not has_led:  # `Database.run` has added the time of a leader
-            logs.add_time("db_ms", now - (entry.taken_at or now))
-        if isinstance(entry.result, Exception):
-            raise entry.result
-        if entry.result.refusal:
-            raise entry.result.refusal
-        return entry.result
+        return has_led, result
 
     def _withdraw(self, entry: _Entry) -> None:
-        """End an entry whose deadline has passed. A group that has not decided it yet leaves it out."""
+        """End an entry before it has a result. A group that has not decided it yet leaves it out."""
         with self._lock:
             if entry.leads:  # appointed at this moment
                 return
@@ -134,8 +146,6 @@ class GroupPosting:
         try:
             self._post_group(leader.line, group, leader.deadline)
         except BaseException:  # this thread is being ended, so it must not lead again
-            for entry in group:
-                entry.outcome = "unknown"
             leader.finish_late()
             raise
         finally:
@@ -151,10 +161,11 @@ class GroupPosting:
                     entry.line.waiting.append(entry)
             known = frozenset() if line is self._apart else self._blocked
             self._blocked = known.union(*(entry.blocked_by for entry in self._apart.waiting))
+            newly_blocked = self._blocked - known if line is self._main else frozenset()
             line.is_led = False
             self._main.appoint_leader()
             self._apart.appoint_leader()
-        if line is self._main and (newly_blocked := self._blocked - known):
+        if newly_blocked:
             metrics.BLOCKED_ACCOUNTS.inc(len(newly_blocked))
             extra = {"event": "posting.blocked", "accounts": sorted(newly_blocked)[:LOGGED_ACCOUNTS]}
             logs.log.warning("postings wait for accounts that are not free", extra=extra)
@@ -177,23 +188,18 @@ class GroupPosting:
     def _post_unblocked(self, line: _Line, group: list[_Entry], connection: Connection) -> None:
         """Post those entries that do not have to wait for an account, and mark the others."""
         if line is self._main and self._blocked:
-            _mark_blocked(connection, group, lambda connection, ids: self._blocked)
+            unmarked = [entry for entry in group if not entry.blocked_by]
+            _mark_blocked(connection, unmarked, lambda connection, ids: self._blocked)
         entries = [entry for entry in group if entry.result is None and not entry.blocked_by]
         if not entries:
             return
         for entry in entries:
             entry.is_decided = False
-        chosen: list[_Entry] = []
-
-        def choose() -> list[Command]:
-            with self._lock:
-                chosen.extend(entry for entry in entries if entry.result is None)
-                for entry in chosen:
-                    entry.is_decided = True
-            return [entry.command for entry in chosen]
-
         commands = [entry.command for entry in entries]
         try:
+            if line is self._apart:  # else the group would keep its other accounts locked while it waits for these
+                posting.wait_for_accounts(connection, commands, self._blocked, line.lock_milliseconds)
+            choose = partial(self._choose, entries)
             results = posting.post(
                 connection, commands, atomic=False, lock_milliseconds=line.lock_milliseconds, choose=choose
             )
@@ -205,12 +211,21 @@ class GroupPosting:
             if line is self._main:  # what one commit could not write, others do not wait for
                 _mark_blocked(connection, entries, clock.find_expired)
             raise
-        except CommitUnknown:
-            for entry in chosen:
-                entry.outcome = "unknown"
+        except psycopg.Error:
+            raise  # nothing was applied
+        except BaseException:  # CommitUnknown, the end of this thread, or a bug after COMMIT
+            for entry in entries:
+                entry.outcome = "unknown" if entry.is_decided else entry.outcome
             raise
-        for entry, result in zip(chosen, results, strict=True):
+        for entry, result in zip((entry for entry in entries if entry.is_decided), results, strict=True):
             entry.finish(result)
+
+    def _choose(self, entries: list[_Entry]) -> list[Command]:
+        """The commands of the entries that have not ended. From now on they may be applied."""
+        with self._lock:
+            for entry in entries:
+                entry.is_decided = entry.result is None
+            return [entry.command for entry in entries if entry.is_decided]
 
 
 def _mark_blocked(

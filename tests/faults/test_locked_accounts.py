@@ -1,19 +1,21 @@
 """An account that another session keeps locked: requests on it wait apart, and all others go on."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
+import psycopg.errors
 import pytest
 
 from service.contract import LIMITS
 from service.database import Database
+from service.ledger import accounts, group, posting
 from service.ledger import clock as ledger_clock
-from service.ledger import group
 from service.ledger.group import GroupPosting
 from tests.support import broken
 from tests.support.client import Client, Reply, item
@@ -25,6 +27,7 @@ from tests.support.waiting import wait_for_lock_waiters, wait_until
 
 CALLERS = 24
 OTHERS = 30
+ONE_SECOND = dataclasses.replace(LIMITS, request_deadline_seconds=1)
 
 
 @contextmanager
@@ -38,7 +41,7 @@ def locked(urls: Urls, account: str) -> Iterator[None]:
 @pytest.fixture
 def short_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
     """One second for each request."""
-    monkeypatch.setattr(group, "LIMITS", dataclasses.replace(LIMITS, request_deadline_seconds=1))
+    monkeypatch.setattr(group, "LIMITS", ONE_SECOND)
 
 
 def lock_waiters(owner: psycopg.Connection[Any]) -> int:
@@ -80,6 +83,114 @@ def test_a_build_that_waits_for_a_locked_account_fails(
         post_beside_a_locked_account(own_client, urls, owner)
 
 
+def post_beside_two_locked_accounts(client: Client, urls: Urls, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`c` is found locked while requests on `a` wait apart. The neighbour in its group is posted."""
+    client.open("e", "f", min_balance=None)
+    posting = client.application.dependencies.group_posting
+    with locked(urls, "a"):
+        first = Call(partial(client.move, "locked-a", "a", "b"))
+        wait_until(lambda: posting._blocked == {"a"}, "the request on `a` waits apart")
+        monkeypatch.setattr(group, "LIMITS", ONE_SECOND)  # the request on `a` waits longer than the others
+        with locked(urls, "c"):
+            requests = [partial(client.move, "locked-c", "c", "d"), partial(client.move, "t1", "e", "f")]
+            second, neighbour = call_in_one_group(posting, requests)
+            status = neighbour.result().status
+    assert {first.result().status, second.result().status} <= {201, 503}
+    assert status == 201
+
+
+def call_in_one_group(posting: GroupPosting, requests: Sequence[Callable[[], Reply]]) -> list[Call[Reply]]:
+    """Calls of the requests, which no leader takes before all of them wait."""
+    line = posting._main
+    wait_until(lambda: not line.is_led, "no group is posted")
+    line.is_led = True
+    calls = [Call(request) for request in requests]
+    wait_until(lambda: len(line.waiting) == len(requests), "the requests wait")
+    with posting._lock:
+        line.is_led = False
+        line.appoint_leader()
+    return calls
+
+
+def test_a_second_locked_account_does_not_stop_the_others(
+    own_client: Client, urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The requests on both wait apart."""
+    post_beside_two_locked_accounts(own_client, urls, monkeypatch)
+
+
+def test_a_build_that_forgets_which_requests_are_blocked_fails(
+    own_client: Client, urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken on purpose: each attempt of the group finds the second account locked again."""
+    broken.build(monkeypatch, GroupPosting._post_unblocked, "in group if not entry.blocked_by]", "in group]")
+    with pytest.raises(AssertionError):
+        post_beside_two_locked_accounts(own_client, urls, monkeypatch)
+
+
+def lock_beside_a_locked_account(client: Client, urls: Urls) -> None:
+    """While a request from `d` to `b` waits for `d`, others get the lock of `b`, whose id is the first of the two."""
+    posting = client.application.dependencies.group_posting
+    with locked(urls, "d"), psycopg.connect(urls.owner, autocommit=True) as other:
+        call = Call(partial(client.move, "locked", "d", "b"))
+        wait_until(lambda: posting._blocked == {"d"}, "the request waits apart")
+        other.execute("SET lock_timeout = '200ms'")  # a request waits for `d` for 500 ms
+        failures = 0
+        for _ in range(3):
+            wait_for_lock_waiters(urls, 1)
+            try:
+                other.execute("SELECT FROM account WHERE id = 'b' FOR NO KEY UPDATE")
+            except psycopg.errors.LockNotAvailable:
+                failures += 1
+    assert call.result().status == 201
+    assert failures == 0
+
+
+def test_a_request_that_waits_apart_keeps_no_other_account_locked(own_client: Client, urls: Urls) -> None:
+    """It waits for the locked account before it locks its other one."""
+    lock_beside_a_locked_account(own_client, urls)
+
+
+def test_a_build_that_keeps_the_other_account_locked_fails(
+    own_client: Client, urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken on purpose."""
+    monkeypatch.setattr(posting, "wait_for_accounts", lambda *_: None)
+    with pytest.raises(AssertionError):
+        lock_beside_a_locked_account(own_client, urls)
+
+
+def find_locked_beside_a_hot_account(client: Client, urls: Urls, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One session keeps `a` locked. `b` is locked by one session and then by another one."""
+    with locked(urls, "a"), psycopg.connect(urls.owner) as first, psycopg.connect(urls.owner) as second:
+        lock_b = "SELECT FROM account WHERE id = 'b' FOR NO KEY UPDATE"
+        first.execute(lock_b)
+
+        def hand_over(seconds: float) -> None:
+            first.rollback()
+            second.execute(lock_b)
+
+        monkeypatch.setattr(accounts, "time", SimpleNamespace(sleep=hand_over))
+        database = client.application.dependencies.database
+        assert database.run(lambda connection: accounts.find_locked(connection, ["a", "b", "c"])) == {"a"}
+
+
+def test_an_account_that_others_use_all_the_time_is_not_a_locked_one(
+    own_client: Client, urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its locks are those of many short transactions. Requests on it do not wait apart."""
+    find_locked_beside_a_hot_account(own_client, urls, monkeypatch)
+
+
+def test_a_build_that_takes_it_for_a_locked_one_fails(
+    own_client: Client, urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken on purpose."""
+    broken.build(monkeypatch, accounts.find_locked, "locker == before[id]", "True")
+    with pytest.raises(AssertionError):
+        find_locked_beside_a_hot_account(own_client, urls, monkeypatch)
+
+
 @pytest.mark.usefixtures("short_deadlines")
 def test_requests_on_a_locked_account_end_at_their_deadline(own_client: Client, urls: Urls) -> None:
     """Transfers, captures, holds and releases on it were not applied, and are not applied later."""
@@ -118,9 +229,9 @@ def most_lock_waiters(client: Client, urls: Urls, owner: psycopg.Connection[Any]
         calls = [Call(requests[n % 2]) for n in range(CALLERS)]
         wait_for_lock_waiters(urls, at_least)
         waiters = max(lock_waiters(owner) for _ in range(20))
-        assert client.move("other", "c", "d").status == 201
-        assert client.get("/v1/accounts/a").status == 200
+        others = client.move("other", "c", "d").status, client.get("/v1/accounts/a").status
     assert {call.result().status for call in calls} <= {200, 503}
+    assert others == (201, 200)
     return waiters
 
 

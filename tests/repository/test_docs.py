@@ -13,7 +13,7 @@ from service import __main__ as start
 from service import audit, database, log_writer, readiness, server, worker
 from service.contract import LIMITS, PROBLEMS
 from service.http import app
-from service.ledger import clock, group
+from service.ledger import accounts, clock, group
 from service.ledger.audit import CHECKS
 from service.migrate import __main__ as migrate
 from service.migrate import runner
@@ -83,7 +83,7 @@ def test_every_documented_timeout_equals_that_of_the_code() -> None:
     config: Any = SimpleNamespace(host="", port=0)
     known = {**database.CONNECT, **vars(LIMITS), **server.gunicorn_settings(config)}
     known |= dict(re.findall(r"SET (\w+) = '([0-9]+)m?s'", database.SESSION))
-    for module in (app, clock, database, group, log_writer, readiness, runner, server, worker):
+    for module in (accounts, app, clock, database, group, log_writer, readiness, runner, server, worker):
         known |= {name: value for name, value in vars(module).items() if name.isupper()}
     table = rows(section(OPERATIONS, "Limits and timeouts"), "name")
     documented = {name: float(cells[0].split()[0]) for name, cells in table.items()}
