@@ -23,7 +23,7 @@ MIN_CONNECTIONS = 100  # with fewer, probes would wait for callers
 MAX_CONNECTIONS = 4000  # twice MAX_IN_FLIGHT: the other half is idle, or its refusal is held back. 28 KB each
 RESERVED_FILES = 200  # open files that are not connections of clients: the pool (at most 100), probes, the log
 
-# When Python collects garbage: after this many new objects, and after how many such collections also among older objects.
+# Python collects garbage after this many new objects, and after this many such collections also among older objects.
 # No request runs during a collection. With the defaults (700, 10, 10), /health beside 1,000 connections had a p99 of
 # 87 ms, and with these values 18 ms.
 GC_THRESHOLDS = (10_000, 20, 50)
