@@ -17,12 +17,12 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import growth, latency, load, machine, memory, overload, report, results, throughput
+from bench import growth, latency, load, locked, machine, memory, overload, report, results, throughput
 from bench.measure import Bench
 from bench.processes import ROOT, BenchError, kill_leftovers, steal_and_total_ticks
 from dev import postgres
 
-SECTIONS = {module.SECTION: module.run for module in (throughput, latency, overload, growth, memory)}
+SECTIONS = {module.SECTION: module.run for module in (throughput, latency, overload, locked, growth, memory)}
 WORK = ROOT / ".data" / "bench"  # on a disk, unlike /tmp on some machines
 DEFAULT_ROUNDS, DEFAULT_SECONDS = 3, 4.0
 

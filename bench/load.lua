@@ -1,5 +1,5 @@
 -- Load for wrk: wrk … -s load.lua URL -- KIND ACCOUNTS TOKEN ITEMS SEED
--- KIND: spread, hot (transfers), batch (of ITEMS transfers), read (an account), page (20 entries of an account).
+-- KIND: spread, hot, locked (transfers; the last from the account `locked`), batch (of ITEMS transfers), read (an account), page (20 entries of an account).
 -- Every transfer has a new id that begins with random digits, as a UUID does. SEED makes the ids of each run differ.
 -- The last line of the output is JSON.
 
@@ -28,7 +28,8 @@ end
 local function members()
   local from = kind == "hot" and 0 or math.random(0, accounts - 1)
   local to = (from + math.random(1, accounts - 1)) % accounts
-  return string.format('"from":"a%d","to":"a%d","amount":1,"currency":"EUR","metadata":{"order":"A-19"}', from, to)
+  local source = kind == "locked" and "locked" or "a" .. from
+  return string.format('"from":"%s","to":"a%d","amount":1,"currency":"EUR","metadata":{"order":"A-19"}', source, to)
 end
 
 function request()

@@ -22,6 +22,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "throughput": tables.throughputs,
     "latency": tables.latencies,
     "overload": tables.overloads,
+    "locked": tables.locks,
     "growth-rates": tables.growth_rates,
     "growth-costs": tables.growth_costs,
     "sizes": tables.index_sizes,

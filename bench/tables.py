@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bench import growth, latency, memory, overload, throughput
+from bench import growth, latency, locked, memory, overload, throughput
 from bench.results import Cases, Results, limits, median
 
 NONE = "–"
@@ -92,6 +92,22 @@ def overloads(results: Results) -> str:
         ]
         for case in cases
     ]
+    return table(header, rows)
+
+
+def locks(results: Results) -> str:
+    """The load on the other accounts, without and with a locked account."""
+    cases = results.cases(locked.SECTION)
+    header = ["", "posted per second", "lowest to highest", "p50 / p99 ms", "errors"]
+    rows = []
+    for case in cases:
+        errors = sum(found["refused"] + found["failed"] for found in cases[case])
+        figures = [
+            number(median(cases, case, "rate")),
+            spread(cases, case, "rate"),
+            pair(cases, case, "p50_ms", "p99_ms"),
+        ]
+        rows.append([case, *figures, number(errors)])
     return table(header, rows)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench import growth, memory, overload, throughput
+from bench import growth, locked, memory, overload, throughput
 from bench.results import Results, median
 from bench.tables import growth_sizes, number, table
 
@@ -109,6 +109,11 @@ TARGETS = (
     Target("largest ledger: each rate, × that of the smallest", 0.9, Figures.smallest_growth_ratio),
     Target("goodput with any number of connections, × the best", 0.75, Figures.smallest_goodput),
     Target("/health beside overload: highest", 300, Figures.highest_health, " ms", True),
+    Target(
+        "one account locked, 24 callers wait for it: rate on the others, × that without",
+        0.8,
+        lambda f: ratio(f.of(locked.SECTION, locked.LOCKED), f.of(locked.SECTION, locked.FREE)),
+    ),
     Target("memory after all requests", 90, Figures.last_memory, " MB", True),
     Target("memory after all requests, × that after half of them", 1.02, Figures.memory_growth, "", True),
 )

@@ -131,8 +131,6 @@ class Application:
             return self._handle(context)
         except Refusal as raised:
             refusal = raised
-            if refusal.slug == "overloaded":  # this request has released its places
-                time.sleep(REFUSAL_DELAY_SECONDS)
         except Exception:
             logs.log.exception("unexpected error", extra={"event": "request.failed"})
             refusal = Refusal("internal-error", "The service's log has the cause under this request_id.")
@@ -166,6 +164,8 @@ class Application:
         """Take a place until the end of the block, or refuse: an unlimited queue would hide the overload."""
         if not semaphore.acquire(blocking=False):
             metrics.SHED.labels("in_flight").inc()
+            places.close()  # a refusal that waits takes no place
+            time.sleep(REFUSAL_DELAY_SECONDS)
             raise Refusal("overloaded", f"{limit} are in progress.", outcome="not_applied")
         places.callback(semaphore.release)
 
