@@ -87,14 +87,12 @@ def post(
     return _finish(started_at, results, changes.records(*written))
 
 
-def wait_for_accounts(
-    connection: Connection, commands: Sequence[Command], among: Collection[str], lock_milliseconds: int
-) -> None:
-    """Wait until those accounts of the commands that are in `among` are free, one by one. It keeps no lock.
+def wait_for_accounts(connection: Connection, ids: Collection[str], lock_milliseconds: int) -> None:
+    """Wait until each of the accounts was free, one after the other. It keeps no lock.
 
     Raises AccountsLocked if one of them is not free within `lock_milliseconds`.
     """
-    for id in sorted(frozenset().union(*find_accounts(connection, commands)).intersection(among)):
+    for id in sorted(ids):
         try:
             with connection.pipeline():
                 connection.execute("BEGIN")
