@@ -1,6 +1,6 @@
 """`python -m service [--check]`: run the startup checks, then serve.
 
-Exit codes: 0 stopped by a signal, or all checks passed · 69 the database · 70 the schema ·
+Exit codes: 0 stopped by a signal, or all checks passed · 2 the command line · 69 the database · 70 the schema ·
 71 the address or the limit of open files · 78 the configuration · 143 SIGTERM during the checks.
 The checks run before gunicorn starts, because gunicorn would restart a failing worker again and again.
 """

@@ -28,7 +28,7 @@ RECONNECT_TIMEOUT_SECONDS = 3.0  # the pool's back-off has no cap: it took 18 s 
 # Entries of the pool's queue: more than the requests that http/app.py admits, so that it alone refuses. A request that
 # timed out stays in the queue until a connection is free, so this limits the queue during an outage.
 MAX_WAITING = 4000
-SHORTEST_WAIT_SECONDS = 0.001  # for a connection: with less, also a free one could come too late
+SHORTEST_WAIT_SECONDS = 0.001  # for a connection: with less, even a free one could come too late
 ATTEMPTS = 3
 # The pause before a retry is random: up to twice this before the second attempt, up to four times before the third.
 FIRST_PAUSE_SECONDS = 0.025
@@ -43,13 +43,13 @@ CONNECT: dict[str, Any] = {
     "tcp_user_timeout": 10_000,  # milliseconds
     "application_name": f"ledger/{VERSION}",
 }
+LOCK_TIMEOUT_MILLISECONDS = 1000  # for one wait
 # SET ROLE removes every privilege except the service's own, whatever the login may do.
 # client_connection_check_interval cancels the statement of a client that is gone: without it, the update of a dead
 # client waited for its row lock and was then applied.
 # enable_seqscan: every statement reads through an index. A plan that was made while the tables were empty used
 # sequential scans until its session ended: 3,420 transfers per second in batches of 100 (docs/performance.md).
 # jit: compiling takes 40 ms, and up to PostgreSQL 17 the cost of an unavoidable scan triggers it for short statements.
-LOCK_TIMEOUT_MILLISECONDS = 1000  # for one wait
 SESSION = f"""
     SET ROLE ledger_service;
     SET TIME ZONE 'UTC';
@@ -169,7 +169,7 @@ class Database:
         self._pool.close()
 
     def run_with_locks(self, work: Callable[[Connection], T]) -> T:
-        """As `run`, for work that can wait long for locks of others: it uses at most half of the connections."""
+        """As `run`, for work that may wait long for locks: all of it together uses at most half of the connections."""
         deadline = time.monotonic() + LIMITS.request_deadline_seconds
         if not self._lock_waiters.acquire(timeout=LIMITS.request_deadline_seconds):
             detail = "Too many requests wait for locked accounts."

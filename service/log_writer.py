@@ -17,13 +17,14 @@ from gevent import monkey
 from service import logs, metrics
 
 MAX_LINES = 10_000  # waiting to be written: 3 s of the highest rate, about 5 MB
-# Lines of level ERROR and above have this much more space. Without a limit, errors would use up the memory.
+# Further lines of level ERROR and above. Without a limit, they would use up the memory if nobody reads stdout.
 MAX_ERROR_LINES = 10_000
 BATCH_SECONDS = 0.005  # lines of this time are written together: each wake-up takes the interpreter from the requests
 FLUSH_SECONDS = 2.0  # at exit, if nobody reads stdout
 
 _RETRY_SECONDS = 0.05  # a pipe that the reader has set to non-blocking is full
-# The functions that gevent has not replaced, because a greenlet would not run while another one is computing.
+# The functions that gevent replaces, as they were. With the replacements, the writer would be a greenlet, and a write
+# that blocks would stop all requests.
 _SimpleQueue: Any = monkey.get_original("queue", "SimpleQueue")
 _sleep: Any = monkey.get_original("time", "sleep")
 _start_thread: Any = monkey.get_original("_thread", "start_new_thread")

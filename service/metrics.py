@@ -28,7 +28,7 @@ POSTING_SECONDS = Histogram(
 )
 BLOCKED_ACCOUNTS = Counter(
     "ledger_blocked_accounts_total",
-    "Times that an account was not free, so that postings on it waited apart from the others.",
+    "Times that an account was locked or had thousands of expired holds, so that postings on it waited apart.",
 )
 COMMIT_UNKNOWN = Counter("ledger_commit_unknown_total", "Connections lost after COMMIT was sent, before its response.")
 CONSTRAINT_VIOLATIONS = Counter(

@@ -1,5 +1,6 @@
 """Builds the application, and runs it under gunicorn: the settings with their reasons, and JSON log lines."""
 
+import gc
 import resource
 from typing import Any
 
@@ -19,8 +20,13 @@ from service.readiness import Readiness
 from service.worker import CooperativeWorker
 
 MIN_CONNECTIONS = 100  # with fewer, probes would wait for callers
-MAX_CONNECTIONS = 4000  # twice MAX_IN_FLIGHT: the others are idle, or wait to be refused. 28 KB each
+MAX_CONNECTIONS = 4000  # twice MAX_IN_FLIGHT: the other half is idle, or its refusal is held back. 28 KB each
 RESERVED_FILES = 200  # open files that are not connections of clients: the pool (at most 100), probes, the log
+
+# Python collects garbage after this many new objects, and after this many such collections also among older objects.
+# No request runs during a collection. With the defaults (700, 10, 10), /health beside 1,000 connections had a p99 of
+# 87 ms, and with these values 18 ms.
+GC_THRESHOLDS = (10_000, 20, 50)
 
 
 class Server(BaseApplication):
@@ -68,7 +74,7 @@ def gunicorn_settings(config: Config) -> dict[str, Any]:
         "timeout": 30,  # seconds without a heartbeat of the worker; it does not limit a request
         "graceful_timeout": 20,  # seconds for requests in progress after SIGTERM
         "worker_connections": MAX_CONNECTIONS,
-        "backlog": MAX_CONNECTIONS,  # all may connect at once; a connection that does not fit in waits a second
+        "backlog": MAX_CONNECTIONS,  # all may connect at once; if it is full, a client's kernel retries after 1 s
         "control_socket_disable": True,  # its socket would be created in $HOME
         "forwarded_allow_ips": "",  # no header may change the scheme or the client's address
         "logger_class": Logger,
@@ -91,6 +97,9 @@ class Logger(gunicorn.glogging.Logger):
 
 
 def _on_worker_start(worker: Worker) -> None:
+    gc.collect()
+    gc.freeze()  # what is loaded now stays, so later collections leave it out
+    gc.set_threshold(*GC_THRESHOLDS)
     config: Config = worker.app.config
     logs.log.info("ready to serve", extra={"event": "startup.ready", "settings": config.redacted()})
 

@@ -2,10 +2,10 @@
 
 Each connection has a greenlet: while one waits for its client or for the database, the others run.
 
-- A request is complete within REQUEST_READ_SECONDS of its first byte, and has up to REQUEST_BYTES, or it ends there as
-  if the client had closed.
-- A response is received within RESPONSE_SEND_SECONDS.
-- A connection without a request is closed after gunicorn's `keepalive`, and soon after SIGTERM.
+- If a request is not complete REQUEST_READ_SECONDS after its first byte, or has more than REQUEST_BYTES, it ends there
+  as if the client had closed the connection.
+- If a client has not received a response after RESPONSE_SEND_SECONDS, its connection is closed.
+- A connection without a request is closed after gunicorn's `keepalive`, and within about a second after SIGTERM.
 """
 
 import contextlib
@@ -50,13 +50,13 @@ class CooperativeWorker(GeventWorker):
     def handle_request(self, listener_name: Any, request: Any, client: Any, address: Any) -> None:
         """Serve one request. gunicorn raises StopIteration if the connection ends with it."""
         super().handle_request(listener_name, request, client, address)
-        # If the application refused the request before it read the body: gunicorn would read it in steps of 1 KiB, and
-        # copy the rest in each step. For 1 MiB all other requests waited 25 ms.
+        # Read the body, if the application refused the request before it did. gunicorn itself would read it in steps of
+        # 1 KiB, and copy the rest in each step: with 1 MiB, all other requests waited 25 ms.
         request.body.read(REQUEST_BYTES)
         client.expect_request()
 
     def timeout_ctx(self) -> contextlib.AbstractContextManager[None]:
-        """ClientSocket has the limits: gunicorn's own would be `keepalive`, and end before the body."""
+        """No limit, because ClientSocket has them: gunicorn's own would be `keepalive`, and not cover the body."""
         return contextlib.nullcontext()
 
     def notify(self) -> None:
@@ -107,7 +107,7 @@ class ClientSocket:
             self._flush()
 
     def expect_request(self) -> None:
-        """The next byte that arrives begins another request."""
+        """Count time and bytes anew: the next byte that arrives begins another request."""
         self._read_until, self._bytes_left = None, REQUEST_BYTES
 
     def close(self) -> None:

@@ -31,14 +31,15 @@ from service.http.request import (
 )
 from service.http.response import Response, problem_response
 
-# Requests in progress. They wait for the database in one queue, until their deadline of 5 s: all of them get a response
-# if the database does 400 a second. With 112, refusals to 1,000 clients that repeat at once took most of the CPU.
+# Requests in progress. They wait for the database until their deadline of 5 s: all of them get a response if the
+# service completes 400 a second. With a limit of 112, refusals to 1,000 clients that repeat at once took most of the
+# CPU.
 MAX_IN_FLIGHT = 2000
-# Of them, batches: 32 of 1,000 transfers get a response within the deadline if the database posts 6 a second. A batch
+# Of them, batches: all get a response within the deadline if the service posts 6 of 1,000 transfers a second. A batch
 # needs up to 5 MB.
 MAX_BATCHES_IN_FLIGHT = 32
-# A refusal is sent late, because it costs as much CPU as another response, and clients repeat it at once. With 2,500
-# clients, the requests posted were 0.9 of the best rate; with 1 s 0.65, and with 0.5 s 0.45.
+# How late a refusal is sent. It costs as much CPU as another response, and clients repeat the request at once. With
+# 2,500 clients, the rate of transfers was 0.9 of the best with 2 s, 0.65 with 1 s, and 0.45 with 0.5 s.
 REFUSAL_DELAY_SECONDS = 2.0
 
 
@@ -130,7 +131,7 @@ class Application:
             return self._handle(context)
         except Refusal as raised:
             refusal = raised
-            if refusal.slug == "overloaded":  # its places are free again
+            if refusal.slug == "overloaded":  # this request has released its places
                 time.sleep(REFUSAL_DELAY_SECONDS)
         except Exception:
             logs.log.exception("unexpected error", extra={"event": "request.failed"})
@@ -150,22 +151,22 @@ class Application:
             raise Refusal("method-not-allowed", "The Allow header lists the methods of this path.")
         with contextlib.ExitStack() as places:
             if route.scope:
-                self._take_place(self._in_flight, MAX_IN_FLIGHT, places)
+                self._take_place(self._in_flight, f"{MAX_IN_FLIGHT} requests", places)
                 caller = auth.authenticate(environ.get("HTTP_AUTHORIZATION"), self._callers)
                 context.caller = caller.name
                 auth.authorize(caller, route.scope)
             if route.body_bytes == LIMITS.batch_body_bytes:
-                self._take_place(self._batches, MAX_BATCHES_IN_FLIGHT, places)
+                self._take_place(self._batches, f"{MAX_BATCHES_IN_FLIGHT} batches", places)
             query = read_query(environ["QUERY_STRING"], route.query)
             body = read_body(environ, route.body_bytes) if route.body_bytes else None
             request = Request(context.request_id, context.caller, parameters, query, body)
             return route.endpoint(request, self.dependencies)
 
-    def _take_place(self, semaphore: threading.BoundedSemaphore, limit: int, places: contextlib.ExitStack) -> None:
+    def _take_place(self, semaphore: threading.BoundedSemaphore, limit: str, places: contextlib.ExitStack) -> None:
         """Take a place until the end of the block, or refuse: an unlimited queue would hide the overload."""
         if not semaphore.acquire(blocking=False):
             metrics.SHED.labels("in_flight").inc()
-            raise Refusal("overloaded", f"{limit} requests are in progress.", outcome="not_applied")
+            raise Refusal("overloaded", f"{limit} are in progress.", outcome="not_applied")
         places.callback(semaphore.release)
 
 

@@ -17,8 +17,8 @@ from service.errors import Refusal
 from service.ledger import clock
 from service.ledger.types import Account, AccountChange, AccountState, build, copy_with
 
-# How long a transaction keeps an account until postings on it wait apart. One group keeps its accounts for a shorter
-# time. Without this, an account that other groups use all the time was taken for a locked one.
+# How long one transaction keeps an account locked until postings on it wait apart. A group keeps its accounts locked
+# for a shorter time. Without this, an account that many groups use, one after the other, would count as locked.
 LOCKED_SECONDS = 0.02
 _STATE_COLUMNS = SQL("id, currency, min_balance, balance, status")  # without held, which depends on the time
 _COLUMNS = SQL("{state}, metadata, created_at, created_by").format(state=_STATE_COLUMNS)
@@ -54,7 +54,8 @@ _LOCK = SQL("SELECT held, {state} FROM account WHERE id = ANY(%(ids)s) ORDER BY 
 def lock(connection: Connection, ids: Collection[str], milliseconds: int | None = None) -> Cursor[AccountState]:
     """Lock the accounts in the order of their ids, so that two transactions cannot wait for each other.
 
-    `milliseconds` limits the wait, and the later waits of this transaction; None: LOCK_TIMEOUT_MILLISECONDS.
+    `milliseconds` limits the wait for each account, and each later wait of this transaction for a lock; None:
+    LOCK_TIMEOUT_MILLISECONDS.
     """
     if milliseconds is not None:
         connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{milliseconds}ms"])
@@ -72,7 +73,7 @@ def find_locked(connection: Connection, ids: Collection[str]) -> frozenset[str]:
 
 
 def find_lockers(connection: Connection, ids: Collection[str]) -> dict[str, str]:
-    """Those of the accounts that another transaction has locked, with the transaction's id."""
+    """Those of the accounts that another transaction has locked, with its id: `xmax` of the row."""
     with connection.pipeline():
         connection.execute("BEGIN")
         locked = connection.execute(

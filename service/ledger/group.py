@@ -1,13 +1,18 @@
 """Group posting: single commands that wait at the same moment are posted in one transaction.
 
-Commits are serial, because each holds the journal row until it is flushed. The commands of a group share one flush. A
-command that is alone is posted at once.
+Commits are serial, because each keeps the journal row locked until it is flushed. The commands of a group share one
+flush. A command that is alone is posted at once.
 
-One of the waiting threads leads: it posts for its whole group, and then appoints the next leader. The leader is the
-one with the latest deadline, so it can wait for the database as long as any other of its group.
+Each command waits in a thread of its own, which is a greenlet in the service. One of these threads leads: it posts its
+whole group, and then appoints the next leader. The leader is the one with the latest deadline of its group, so the
+group can wait for the database as long as any of its commands.
 
-A group does not wait for long: if another session keeps an account locked, or if thousands of holds of an account have
-expired, the commands that need the account move to a second line. It works in the same way, on a connection of its own.
+If another session keeps an account locked, or if thousands of holds of an account have expired, the commands that need
+the account move to a second line, so that the others do not wait for them. The second line works in the same way, at
+the same time, on another connection.
+
+An entry is waiting, then in a group (`taken_at`), then decided (`is_decided`), and has a result at the end. It can go
+back from a group to waiting, but an entry with a result never gets another one.
 """
 
 import threading
@@ -25,7 +30,7 @@ from service.ledger import accounts, clock, posting
 from service.ledger.types import Command, Result
 
 GROUP_COMMANDS = 256
-GROUP_LOCK_MILLISECONDS = 50  # how long a group waits for its accounts
+GROUP_LOCK_MILLISECONDS = 50  # how long a group waits for the lock of each of its accounts
 APART_LOCK_MILLISECONDS = 500  # the same in the second line
 LOGGED_ACCOUNTS = 10  # of those that a log line names
 
@@ -47,14 +52,14 @@ class _Entry:
         self.changed = threading.Event()  # it has a result, or it leads a group
 
     def finish(self, result: Result | Exception) -> None:
-        """Set the result, unless it has one."""
+        """Set the result, unless it has one. A refusal gets the outcome of this entry."""
         if isinstance(result, Refusal) and "outcome" in result.members:
             result = Refusal(result.slug, result.detail, **{**result.members, "outcome": self.outcome})
         self.result = self.result or result
         self.changed.set()
 
     def finish_late(self) -> None:
-        """Set that the deadline has passed."""
+        """End without a result: the deadline has passed, or the thread is being ended."""
         if self.is_decided:
             self.outcome = "unknown"
         detail = "The database did not respond within the time limit."
@@ -105,7 +110,7 @@ class GroupPosting:
             has_led, result = self._wait(entry)
         except BaseException:  # this thread is being ended
             self._withdraw(entry)
-            if entry.leads:  # it was appointed, and cannot lead
+            if entry.leads:  # it was appointed and has not begun to lead
                 entry.finish_late()
                 self._hand_on(entry.line, entry.leads)
             raise
@@ -133,14 +138,14 @@ class GroupPosting:
     def _withdraw(self, entry: _Entry) -> None:
         """End an entry before it has a result. A group that has not decided it yet leaves it out."""
         with self._lock:
-            if entry.leads:  # appointed at this moment
+            if entry.leads:  # it was appointed before this thread got the lock: its group needs it
                 return
             if entry.taken_at is None:
                 entry.line.waiting.remove(entry)
             entry.finish_late()
 
     def _lead(self, leader: _Entry) -> None:
-        """Post the group of this leader, and hand the lead on, whatever happens."""
+        """Post the group of this leader, and then appoint the next leaders, also if this thread is being ended."""
         group, leader.leads = leader.leads, []
         leader.changed.clear()
         try:
@@ -173,9 +178,10 @@ class GroupPosting:
             self._database.run(partial(self._post_unblocked, line, group), deadline)
         except Exception as error:
             unposted = [entry for entry in group if entry.result is None and not entry.blocked_by]
+            # A bug, or a violated constraint; if it was retried in vain, it is the cause of a Refusal.
             is_fault_of_one = not isinstance(error, Refusal) or isinstance(error.__cause__, psycopg.IntegrityError)
             for entry in unposted:
-                entry.is_decided = False  # whether an attempt may have been applied is in its outcome
+                entry.is_decided = False  # `outcome` has whether an attempt may have been applied
             for entry in unposted:
                 if is_fault_of_one and len(unposted) > 1:
                     self._post_group(line, [entry], deadline)
@@ -203,7 +209,7 @@ class GroupPosting:
             self._block(_mark_blocked(connection, entries, accounts.find_locked))
             raise BeginAgain from None
         except BeginAgain:
-            if line is self._main:  # what one commit could not write, others do not wait for
+            if line is self._main:  # the others do not wait for the expired holds that are left
                 self._block(_mark_blocked(connection, entries, clock.find_expired))
             raise
         except psycopg.Error:
@@ -237,7 +243,7 @@ class GroupPosting:
             logs.log.warning("postings wait for accounts that are not free", extra=extra)
 
     def _choose(self, entries: list[_Entry]) -> list[Command]:
-        """The commands of the entries that have not ended. From now on they may be applied."""
+        """Mark the entries without a result as decided, and return their commands. From now on they may be applied."""
         with self._lock:
             for entry in entries:
                 entry.is_decided = entry.result is None

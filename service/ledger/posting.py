@@ -58,8 +58,9 @@ def post(
 
     `choose` is called when the accounts are locked, and returns those of the commands that are to be decided.
     Safe to repeat. Raises Refusal `batch-refused` if a command of an atomic batch is refused; then nothing is written.
-    Raises AccountsLocked without the locks of the accounts in `lock_milliseconds`, None: LOCK_TIMEOUT_MILLISECONDS.
-    Raises BeginAgain after it has expired holds, or if a hold expires before the journal row is locked.
+    Raises AccountsLocked after a wait of `lock_milliseconds` for one account; None: LOCK_TIMEOUT_MILLISECONDS.
+    Raises BeginAgain after it has written the status of expired holds, or if a hold expires before the journal row is
+    locked.
     """
     ids = _find_ids(connection, commands)
     started_at = time.monotonic()
@@ -88,7 +89,7 @@ def post(
 
 
 def wait_for_accounts(connection: Connection, ids: Collection[str], lock_milliseconds: int) -> None:
-    """Wait until each of the accounts was free, one after the other. It keeps no lock.
+    """Wait for the lock of each of the accounts, one after the other, and keep no lock.
 
     Raises AccountsLocked if one of them is not free within `lock_milliseconds`.
     """

@@ -58,7 +58,7 @@ def test_each_command_of_a_group_gets_its_own_result(own_client: Client, monkeyp
 def test_a_build_that_returns_the_result_of_a_neighbour_fails(
     own_client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken on purpose."""
+    """Broken on purpose: each command gets the result of the next one."""
     broken.build(monkeypatch, GroupPosting._post_unblocked, "results, strict", "results[1:] + results[:1], strict")
     with pytest.raises(AssertionError):
         post_different_commands(own_client, monkeypatch)
@@ -125,7 +125,7 @@ def test_a_command_whose_deadline_passes_before_its_group_is_not_applied(
 
 
 def exceed_the_deadline_in_a_group(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The group is committed, but the deadlines pass before its leader, the newest, knows that."""
+    """The group is committed, but two deadlines pass before its leader, the newest command, gets the result."""
     go_on = threading.Event()
 
     def commit_and_wait(post: Post) -> Post:
@@ -157,7 +157,7 @@ def test_a_command_whose_deadline_passes_in_its_group_is_unknown(
 def test_a_build_that_calls_a_posted_command_not_applied_fails(
     own_client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken on purpose."""
+    """Broken on purpose: the outcome stays `not_applied`, although the group has decided the command."""
     broken.build(monkeypatch, group._Entry.finish_late, 'self.outcome = "unknown"', "pass")
     with pytest.raises(AssertionError):
         exceed_the_deadline_in_a_group(own_client, monkeypatch)
@@ -220,7 +220,7 @@ def test_after_a_bug_behind_the_commit_the_outcome_is_unknown(
 
 
 def test_a_build_that_forgets_the_lost_commit_fails(own_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken on purpose."""
+    """Broken on purpose: the outcome stays `not_applied`, although COMMIT was sent."""
     broken.build(monkeypatch, GroupPosting._post_unblocked, '"unknown" if', "entry.outcome if")
     with pytest.raises(AssertionError):
         lose_a_commit_and_find_the_account_locked(own_client, monkeypatch)
@@ -251,7 +251,7 @@ def end_the_thread_of_the_leader(client: Client, monkeypatch: pytest.MonkeyPatch
 def test_the_commands_of_a_leader_that_ends_are_posted_by_the_next(
     own_client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing of its group is lost, and the line goes on."""
+    """No other command of its group is lost, and later commands are posted."""
     end_the_thread_of_the_leader(own_client, monkeypatch)
 
 
@@ -272,7 +272,7 @@ def test_a_build_that_loses_the_commands_of_a_leader_fails(
 
 
 class EndedWait(threading.Event):
-    """Its thread is ended when the event is set, or at `end`."""
+    """An event that ends the waiting thread with SystemExit when it is set, or when `end` is set."""
 
     def __init__(self, end: threading.Event) -> None:
         super().__init__()
@@ -304,7 +304,7 @@ def end_a_thread_that_waits(client: Client, monkeypatch: pytest.MonkeyPatch, *, 
 def test_a_thread_that_ends_while_it_waits_does_not_lead(
     own_client: Client, monkeypatch: pytest.MonkeyPatch, before_its_group: bool
 ) -> None:
-    """gunicorn's gevent worker ends a greenlet at any wait. Its command is not applied, and the line goes on."""
+    """gunicorn's gevent worker can end a greenlet at any wait. Its command is not applied, and the others are."""
     end_a_thread_that_waits(own_client, monkeypatch, before_its_group=before_its_group)
 
 
@@ -312,10 +312,10 @@ def test_a_thread_that_ends_while_it_waits_does_not_lead(
     ("original", "before_its_group"),
     [("self._withdraw(entry)", True), ("self._hand_on(entry.line, entry.leads)", False)],
 )
-def test_a_build_in_which_it_leads_fails(
+def test_a_build_in_which_a_thread_that_ended_leads_fails(
     own_client: Client, monkeypatch: pytest.MonkeyPatch, original: str, before_its_group: bool
 ) -> None:
-    """Broken on purpose: the line has a leader that does not run."""
+    """Broken on purpose: the leader of the line does not run."""
     broken.build(monkeypatch, GroupPosting.post, original, "pass")
     monkeypatch.setattr(waiting, "LIMIT_SECONDS", SHORT_SECONDS)
     with pytest.raises(AssertionError):

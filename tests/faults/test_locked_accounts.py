@@ -182,7 +182,7 @@ def test_a_request_that_waits_apart_keeps_no_other_account_locked(own_client: Cl
 def test_a_build_that_keeps_the_other_account_locked_fails(
     own_client: Client, urls: Urls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken on purpose."""
+    """Broken on purpose: the request locks both accounts by one statement, without a wait for the locked one before."""
     monkeypatch.setattr(posting, "wait_for_accounts", lambda *_: None)
     with pytest.raises(AssertionError):
         lock_beside_a_locked_account(own_client, urls)
@@ -210,10 +210,10 @@ def test_an_account_that_others_use_all_the_time_is_not_a_locked_one(
     find_locked_beside_a_hot_account(own_client, urls, monkeypatch)
 
 
-def test_a_build_that_takes_it_for_a_locked_one_fails(
+def test_a_build_that_takes_a_hot_account_for_a_locked_one_fails(
     own_client: Client, urls: Urls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken on purpose."""
+    """Broken on purpose: it does not compare which transaction has the lock."""
     broken.build(monkeypatch, accounts.find_locked, "locker == before[id]", "True")
     with pytest.raises(AssertionError):
         find_locked_beside_a_hot_account(own_client, urls, monkeypatch)
@@ -251,7 +251,7 @@ def test_an_account_that_is_free_again_is_posted_at_once(own_client: Client, url
 
 
 def most_lock_waiters(client: Client, urls: Urls, owner: psycopg.Connection[Any], at_least: int) -> int:
-    """The sessions that wait for a lock while CALLERS batches on `a` and changes of it are requested."""
+    """How many sessions wait for a lock while CALLERS batches on `a` and changes of `a` are requested."""
     requests = [partial(client.batch, item("t")), partial(client.change, "a", status="frozen")]
     with locked(urls, "a"):
         calls = [Call(requests[n % 2]) for n in range(CALLERS)]
@@ -270,10 +270,10 @@ def test_batches_and_changes_of_a_locked_account_use_half_of_the_connections(
     assert most_lock_waiters(own_client, urls, owner, at_least=4) == 4
 
 
-def test_a_build_in_which_they_use_all_connections_is_found(
+def test_a_build_in_which_batches_and_changes_use_all_connections_fails(
     own_client: Client, urls: Urls, owner: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken on purpose."""
+    """Broken on purpose: they run without the limit of `run_with_locks`."""
     monkeypatch.setattr(Database, "run_with_locks", Database.run)
     with pytest.raises(AssertionError):
         assert most_lock_waiters(own_client, urls, owner, at_least=8) == 4
@@ -298,7 +298,9 @@ def test_a_command_does_not_wait_for_the_expired_holds_of_another_account(
     post_beside_expired_holds(own_client, clock, monkeypatch)
 
 
-def test_a_build_in_which_it_waits_fails(own_client: Client, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_in_which_a_command_waits_for_these_holds_fails(
+    own_client: Client, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Broken on purpose: both commands are posted when the status of all holds is written."""
     broken.build(monkeypatch, GroupPosting._post_unblocked, "clock.find_expired", "lambda *_: frozenset()")
     with pytest.raises(AssertionError):

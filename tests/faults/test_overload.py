@@ -1,4 +1,4 @@
-"""More requests than the service accepts: it refuses the excess, late and without a place."""
+"""Too many requests: the service refuses those above a limit after a delay, and a refused one takes no place."""
 
 import contextlib
 import threading

@@ -121,7 +121,7 @@ def test_a_stdout_that_nobody_reads_stops_no_request(
 
 
 def test_a_build_that_writes_its_log_itself_is_stopped_by_its_stdout(environment: dict[str, str]) -> None:
-    """So the test above can fail."""
+    """Broken on purpose: the thread that serves the requests writes the log."""
     with serving_into_a_pipe(environment, "log_while_others_wait") as (service, _):
         flood(service)
         assert not responds(service, PATIENCE_SECONDS)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from service import config
+from service import config, worker
 from service.contract import LIMITS, PROBLEMS, openapi_bytes
-from service.http import accounts, fields, request
+from service.http import accounts, app, fields, request
 from service.http.app import ROUTES
 from tests.support import openapi
 
@@ -144,11 +144,13 @@ def test_the_other_numbers_equal_their_limits() -> None:
 
 
 def test_the_numbers_in_the_problem_texts_equal_their_limits() -> None:
-    """The depth, the length of a number, the count of errors and the deadline are those of limits.json."""
+    """The limits are those of limits.json, and the delays are those of the code."""
     assert f"deeper than {LIMITS.json_depth} levels" in PROBLEMS["invalid-json"].when
     assert f"more than {LIMITS.number_digits} characters" in PROBLEMS["invalid-json"].when
     assert f"at most {LIMITS.errors_listed} errors" in PROBLEMS["invalid-request"].when
     assert f"within {LIMITS.request_deadline_seconds} seconds" in PROBLEMS["deadline-exceeded"].when
+    assert f" {app.REFUSAL_DELAY_SECONDS:g} seconds after the refusal" in PROBLEMS["overloaded"].when
+    assert f" {worker.REQUEST_READ_SECONDS:g} seconds after the first byte" in PROBLEMS["bad-request"].when
 
 
 def test_patterns_and_closed_lists_equal_those_of_the_code() -> None:
