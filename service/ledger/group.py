@@ -159,22 +159,18 @@ class GroupPosting:
     def _hand_on(self, line: _Line, group: list[_Entry]) -> None:
         """Return the entries without a result to a line, and appoint the next leaders."""
         with self._lock:
-            for entry in group:
-                if entry.result is None:
-                    entry.taken_at = None
-                    entry.line = self._apart if entry.blocked_by else line
-                    entry.line.waiting.append(entry)
-            # After a group of the second line, only the accounts of entries that still wait there are blocked.
-            known = frozenset() if line is self._apart else self._blocked
-            self._blocked = known.union(*(entry.blocked_by for entry in self._apart.waiting))
-            newly_blocked = self._blocked - known if line is self._main else frozenset()
+            returned = [entry for entry in group if entry.result is None]
+            if line is self._apart:  # those that wait there may wait for an account that this group found free
+                returned, line.waiting = line.waiting + returned, []
+            for entry in returned:
+                entry.taken_at = None
+                entry.line = self._apart if entry.blocked_by & self._blocked else self._main
+                entry.line.waiting.append(entry)
+            if line is self._apart and not line.waiting:
+                self._blocked = frozenset()
             line.is_led = False
             self._main.appoint_leader()
             self._apart.appoint_leader()
-        if newly_blocked:
-            metrics.BLOCKED_ACCOUNTS.inc(len(newly_blocked))
-            extra = {"event": "posting.blocked", "accounts": sorted(newly_blocked)[:LOGGED_ACCOUNTS]}
-            logs.log.warning("postings wait for accounts that are not free", extra=extra)
 
     def _post_group(self, line: _Line, group: list[_Entry], deadline: float) -> None:
         """Post the entries together. If an error may be the fault of one of them, post each of them alone."""
@@ -195,8 +191,7 @@ class GroupPosting:
     def _post_unblocked(self, line: _Line, group: list[_Entry], connection: Connection) -> None:
         """Post those entries that do not have to wait for an account, and mark the others."""
         if line is self._main and self._blocked:
-            unmarked = [entry for entry in group if not entry.blocked_by]
-            _mark_blocked(connection, unmarked, lambda connection, ids: self._blocked)
+            _mark_blocked(connection, group, lambda *_: self._blocked)
         entries = [entry for entry in group if entry.result is None and not entry.blocked_by]
         if not entries:
             return
@@ -204,19 +199,18 @@ class GroupPosting:
             entry.is_decided = False
         commands = [entry.command for entry in entries]
         try:
-            if line is self._apart:  # else the group would keep its other accounts locked while it waits for these
-                posting.wait_for_accounts(connection, commands, self._blocked, line.lock_milliseconds)
+            free = self._wait_for_blocked(connection, commands) if line is self._apart else frozenset()
             choose = partial(self._choose, entries)
             results = posting.post(
                 connection, commands, atomic=False, lock_milliseconds=line.lock_milliseconds, choose=choose
             )
         except posting.AccountsLocked:
             connection.execute("ROLLBACK")
-            _mark_blocked(connection, entries, accounts.find_locked)
+            self._block(_mark_blocked(connection, entries, accounts.find_locked))
             raise BeginAgain from None
         except BeginAgain:
             if line is self._main:  # the others do not wait for the expired holds that are left
-                _mark_blocked(connection, entries, clock.find_expired)
+                self._block(_mark_blocked(connection, entries, clock.find_expired))
             raise
         except psycopg.Error:
             raise  # nothing was applied
@@ -224,8 +218,29 @@ class GroupPosting:
             for entry in entries:
                 entry.outcome = "unknown" if entry.is_decided else entry.outcome
             raise
+        with self._lock:
+            self._blocked -= free
         for entry, result in zip((entry for entry in entries if entry.is_decided), results, strict=True):
             entry.finish(result)
+
+    def _wait_for_blocked(self, connection: Connection, commands: list[Command]) -> frozenset[str]:
+        """Wait for the blocked accounts of the commands, and return them.
+
+        A posting that waits for them would keep its other accounts locked meanwhile.
+        """
+        ids = frozenset().union(*posting.find_accounts(connection, commands)) & self._blocked
+        posting.wait_for_accounts(connection, ids, APART_LOCK_MILLISECONDS)
+        return ids
+
+    def _block(self, ids: frozenset[str]) -> None:
+        """Let new commands on these accounts go to the second line, until it has posted one on the account."""
+        with self._lock:
+            newly_blocked = ids - self._blocked
+            self._blocked |= ids
+        if newly_blocked:
+            metrics.BLOCKED_ACCOUNTS.inc(len(newly_blocked))
+            extra = {"event": "posting.blocked", "accounts": sorted(newly_blocked)[:LOGGED_ACCOUNTS]}
+            logs.log.warning("postings wait for accounts that are not free", extra=extra)
 
     def _choose(self, entries: list[_Entry]) -> list[Command]:
         """Mark the entries without a result as decided, and return their commands. From now on they may be applied."""
@@ -237,9 +252,10 @@ class GroupPosting:
 
 def _mark_blocked(
     connection: Connection, entries: list[_Entry], find: Callable[[Connection, Collection[str]], frozenset[str]]
-) -> None:
-    """Set `blocked_by` of each entry to those of its accounts that `find` returns."""
+) -> frozenset[str]:
+    """Set `blocked_by` of each entry to those of its accounts that `find` returns, and return them all."""
     ids = posting.find_accounts(connection, [entry.command for entry in entries])
     found = find(connection, frozenset().union(*ids))
     for entry, accounts_of_entry in zip(entries, ids, strict=True):
         entry.blocked_by = accounts_of_entry & found
+    return found

@@ -88,14 +88,12 @@ def post(
     return _finish(started_at, results, changes.records(*written))
 
 
-def wait_for_accounts(
-    connection: Connection, commands: Sequence[Command], among: Collection[str], lock_milliseconds: int
-) -> None:
-    """Wait for the lock of each account of the commands that is in `among`, one after the other, and keep no lock.
+def wait_for_accounts(connection: Connection, ids: Collection[str], lock_milliseconds: int) -> None:
+    """Wait for the lock of each of the accounts, one after the other, and keep no lock.
 
     Raises AccountsLocked if one of them is not free within `lock_milliseconds`.
     """
-    for id in sorted(frozenset().union(*find_accounts(connection, commands)).intersection(among)):
+    for id in sorted(ids):
         try:
             with connection.pipeline():
                 connection.execute("BEGIN")

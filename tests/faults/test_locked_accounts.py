@@ -119,13 +119,41 @@ def test_a_second_locked_account_does_not_stop_the_others(
     post_beside_two_locked_accounts(own_client, urls, monkeypatch)
 
 
-def test_a_build_that_forgets_which_requests_are_blocked_fails(
+def test_a_build_that_forgets_which_accounts_are_locked_fails(
     own_client: Client, urls: Urls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Broken on purpose: each attempt of the group finds the second account locked again."""
-    broken.build(monkeypatch, GroupPosting._post_unblocked, "in group if not entry.blocked_by]", "in group]")
+    broken.build(monkeypatch, GroupPosting._block, "self._blocked |= ids", "self._blocked |= {'another'}")
     with pytest.raises(AssertionError):
         post_beside_two_locked_accounts(own_client, urls, monkeypatch)
+
+
+def post_on_an_account_that_is_free_again(client: Client, urls: Urls) -> None:
+    """Requests on `b` were sent to the second line, where one on `d` waits."""
+    posting = client.application.dependencies.group_posting
+    with locked(urls, "d"):
+        waiting = Call(partial(client.move, "locked", "d", "c"))
+        wait_until(lambda: posting._blocked == {"d"}, "the request waits apart")
+        posting._block(frozenset({"b"}))
+        status = client.move("t1", "a", "b").status
+        blocked = posting._blocked
+    assert waiting.result().status == 201
+    assert status == 201
+    assert blocked == {"d"}
+
+
+def test_one_posted_request_shows_that_its_account_is_free(own_client: Client, urls: Urls) -> None:
+    """The next requests on it do not wait apart, although another account is still locked."""
+    post_on_an_account_that_is_free_again(own_client, urls)
+
+
+def test_a_build_that_does_not_see_that_it_is_free_fails(
+    own_client: Client, urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken on purpose: with two processes, one of them sent all requests to its second line."""
+    broken.build(monkeypatch, GroupPosting._post_unblocked, "self._blocked -= free", "pass")
+    with pytest.raises(AssertionError):
+        post_on_an_account_that_is_free_again(own_client, urls)
 
 
 def lock_beside_a_locked_account(client: Client, urls: Urls) -> None:

@@ -29,7 +29,7 @@ def test_an_unknown_section_is_refused() -> None:
     """The message lists the sections."""
     done = run("bench", "--only", "unknown", seconds=REPORT_SECONDS)
     assert done.returncode == 2
-    assert "throughput, latency, overload, growth, memory" in done.stderr
+    assert "throughput, latency, overload, locked, growth, memory" in done.stderr
 
 
 @pytest.mark.slow

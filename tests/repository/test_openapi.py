@@ -149,7 +149,7 @@ def test_the_numbers_in_the_problem_texts_equal_their_limits() -> None:
     assert f"more than {LIMITS.number_digits} characters" in PROBLEMS["invalid-json"].when
     assert f"at most {LIMITS.errors_listed} errors" in PROBLEMS["invalid-request"].when
     assert f"within {LIMITS.request_deadline_seconds} seconds" in PROBLEMS["deadline-exceeded"].when
-    assert f" {app.REFUSAL_DELAY_SECONDS:g} seconds after the refusal" in PROBLEMS["overloaded"].when
+    assert f" {app.REFUSAL_DELAY_SECONDS:g} seconds later" in PROBLEMS["overloaded"].when
     assert f" {worker.REQUEST_READ_SECONDS:g} seconds after the first byte" in PROBLEMS["bad-request"].when
 
 
