@@ -1,5 +1,6 @@
 """Each read takes one round trip to the database."""
 
+import threading
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -24,18 +25,20 @@ READS = {
 
 
 class RoundTrips:
-    """Counts the statements of all connections. Those of a pipeline take one round trip together."""
+    """Counts the statements of this thread; the pool has others. Those of a pipeline take one round trip together."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
+        thread = threading.get_ident()
         execute, pipeline = psycopg.Cursor.execute, Connection.pipeline
 
         def counting_execute(cursor: psycopg.Cursor[Any], *args: Any, **options: Any) -> Any:
-            self.count += cursor.connection.pgconn.pipeline_status == PipelineStatus.OFF
+            is_alone = cursor.connection.pgconn.pipeline_status == PipelineStatus.OFF
+            self.count += is_alone and threading.get_ident() == thread
             return execute(cursor, *args, **options)
 
         def counting_pipeline(connection: Connection) -> AbstractContextManager[psycopg.Pipeline]:
-            self.count += 1
+            self.count += threading.get_ident() == thread
             return pipeline(connection)
 
         monkeypatch.setattr(psycopg.Cursor, "execute", counting_execute)

@@ -7,8 +7,10 @@ import re
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,10 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from tests.support import live
 from tests.support.live import Live
 from tests.support.threads import Call
-from tests.support.waiting import LIMIT_SECONDS, wait_until
+from tests.support.waiting import LIMIT_SECONDS, attempts, wait_until
 
 BROKEN = "tests.support.broken_service"
+POLL_SECONDS = 0.1
 PATIENCE_SECONDS = 3.0  # a broken build does not respond, however long the test waits
 UNREAD_REQUESTS = 1000  # their lines do not fit into a pipe and the queue of `keep_few_lines`
 REQUEST = "GET /v1/transfers HTTP/1.1\r\nHost: x\r\nX-Request-Id: flood-{:06}\r\n\r\n"  # without a token: 401
@@ -36,6 +39,16 @@ def responds(service: Live, seconds: float) -> bool:
     return True
 
 
+def probe_until(service: Live, entered: Path) -> bool:
+    """Request /ready until a probe has resolved the name: the service probes the database at most once a second."""
+    for _ in attempts("a probe resolves the name"):
+        is_ready = service.is_ready()
+        if entered.exists():
+            return is_ready
+        time.sleep(POLL_SECONDS)
+    raise AssertionError("bug: attempts() does not end")
+
+
 @pytest.mark.parametrize(
     ("faults", "is_healthy"), [([], True), (["resolve_while_others_wait"], False)], ids=["service", "broken build"]
 )
@@ -48,7 +61,7 @@ def test_a_name_server_that_does_not_answer_stops_no_request(
     url = make_conninfo(environment["DATABASE_URL"], host=f"{host},ledger.invalid")
     with live.serving(environment | {"DATABASE_URL": url, "HANG_FILE": str(hang)}, (BROKEN, *faults)) as service:
         hang.touch()
-        probe = Call(service.is_ready)
+        probe = Call(partial(probe_until, service, hang.with_suffix(".entered")))
         wait_until(hang.with_suffix(".entered").exists, "the probe resolves a name")
         assert responds(service, LIMIT_SECONDS if is_healthy else PATIENCE_SECONDS) is is_healthy
         if is_healthy:
