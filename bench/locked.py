@@ -8,13 +8,15 @@ import psycopg
 
 from bench import load
 from bench.load import Load
-from bench.measure import Bench, Ledger, measure, warm_up
+from bench.measure import WARM_UP_SECONDS, Bench, Ledger, measure, warm_up
 from bench.processes import serving
 from bench.throughput import ACCOUNTS, CALLERS, TRANSFERS
 
 SECTION = "locked"
 WAITING_CALLERS = 24
 LOCKED_SECONDS = 10.0
+SETTLE_SECONDS = 1.0  # until all of them wait
+END_SECONDS = 1.0  # the load on the others ends so long before the account is free
 FREE, LOCKED = "all accounts free", "one account locked"
 
 
@@ -29,12 +31,12 @@ def run(bench: Bench) -> None:
                 """
             )
         warm_up(service)
-        seconds = min(bench.seconds, LOCKED_SECONDS - 3)  # the load on the others ends before the account is free
+        seconds = min(bench.seconds, LOCKED_SECONDS - SETTLE_SECONDS - WARM_UP_SECONDS - END_SECONDS)
         for _ in range(bench.rounds):
             bench.results.add(SECTION, FREE, measure(ledger, [service], Load("spread", CALLERS), seconds))
             waiting = load.start_wrk([service.url], Load("locked", WAITING_CALLERS), LOCKED_SECONDS)
             with account_locked(ledger):
-                time.sleep(1)  # until all of them wait
+                time.sleep(SETTLE_SECONDS)
                 found = measure(ledger, [service], Load("spread", CALLERS), seconds)
             bench.results.add(SECTION, LOCKED, found)
             load.finish_wrk(waiting, LOCKED_SECONDS)

@@ -1,7 +1,7 @@
 """Writes the log from a thread of the operating system, so that no request waits for stdout.
 
-A pipe that nobody reads blocks a write. In a gevent process it would block all requests, even after their commit.
-So the service adds its lines to a queue, and this thread writes them. The commands log without it.
+A write to a full pipe blocks until the pipe is read. In a gevent process it would block all requests, even after their
+commit. So the service adds its lines to a queue, and this thread writes them. The commands log without it.
 """
 
 import contextlib
@@ -17,10 +17,10 @@ from gevent import monkey
 from service import logs, metrics
 
 MAX_LINES = 10_000  # waiting to be written: 3 s of the highest rate, about 5 MB
-# Further lines of level ERROR and above. Without a limit, they would use up the memory if nobody reads stdout.
+# Further lines of level ERROR and above. Without a limit, they would use up the memory if stdout is not read.
 MAX_ERROR_LINES = 10_000
 BATCH_SECONDS = 0.005  # lines of this time are written together: each wake-up takes the interpreter from the requests
-FLUSH_SECONDS = 2.0  # at exit, if nobody reads stdout
+FLUSH_SECONDS = 2.0  # at exit, if stdout is not read
 
 _RETRY_SECONDS = 0.05  # a pipe that the reader has set to non-blocking is full
 # The functions that gevent replaces, as they were. With the replacements, the writer would be a greenlet, and a write

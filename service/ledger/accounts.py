@@ -64,15 +64,15 @@ def lock(connection: Connection, ids: Collection[str], milliseconds: int | None 
 
 def find_locked(connection: Connection, ids: Collection[str]) -> frozenset[str]:
     """Those of the accounts that one other transaction keeps locked for LOCKED_SECONDS from now."""
-    before = find_lockers(connection, ids)
+    before = _find_lockers(connection, ids)
     if not before:
         return frozenset()
     time.sleep(LOCKED_SECONDS)
-    after = find_lockers(connection, before)
+    after = _find_lockers(connection, before)
     return frozenset(id for id, locker in after.items() if locker == before[id])
 
 
-def find_lockers(connection: Connection, ids: Collection[str]) -> dict[str, str]:
+def _find_lockers(connection: Connection, ids: Collection[str]) -> dict[str, str]:
     """Those of the accounts that another transaction has locked, with its id: `xmax` of the row."""
     with connection.pipeline():
         connection.execute("BEGIN")

@@ -1,4 +1,4 @@
-"""Nothing that blocks in the operating system stops the requests: name resolution, and a stdout that nobody reads."""
+"""Nothing that blocks in the operating system stops the requests: name resolution, and a stdout that is not read."""
 
 import contextlib
 import json
@@ -72,7 +72,7 @@ def test_a_name_server_that_does_not_answer_stops_no_request(
 
 @contextlib.contextmanager
 def serving_into_a_pipe(environment: dict[str, str], *faults: str) -> Iterator[tuple[Live, int]]:
-    """The service, whose stdout nobody reads, and the other end of it."""
+    """The service, whose stdout is not read, and the other end of it."""
     reader, writer = os.pipe()
     with live.reserved_port() as port, os.fdopen(writer, "wb") as printed:
         process = live.start([BROKEN, *faults], environment | {"PORT": str(port)}, printed)

@@ -50,10 +50,14 @@ def a_group_waits(
     calls: list[Call[Reply]] = []
     for number, request in enumerate(requests, start=1):
         calls.append(Call(request))
-        wait_until(lambda number=number: len(line.waiting) == number, f"{number} requests wait")  # type: ignore[misc]
+        wait_until(partial(is_waiting, line, number), f"{number} requests wait")
     yield calls
     release.set()
     assert first.result().status == 201
+
+
+def is_waiting(line: group._Line, count: int) -> bool:
+    return len(line.waiting) == count
 
 
 def post_as_group(
