@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from service.contract import LIMITS
 from service.database import CommitUnknown
 from service.ledger import accounts, group, posting, rules
 from service.ledger.group import GroupPosting
@@ -226,7 +227,9 @@ def test_a_build_that_forgets_the_lost_commit_fails(own_client: Client, monkeypa
         lose_a_commit_and_find_the_account_locked(own_client, monkeypatch)
 
 
-def end_the_thread_of_the_leader(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def end_the_thread_of_the_leader(
+    client: Client, monkeypatch: pytest.MonkeyPatch, deadline_seconds: int = LIMITS.request_deadline_seconds
+) -> None:
     """gunicorn ends a thread that has not finished in time after SIGTERM. The leader is the newest command."""
     attempts = iter([True])
 
@@ -239,7 +242,7 @@ def end_the_thread_of_the_leader(client: Client, monkeypatch: pytest.MonkeyPatch
         return post_or_end
 
     requests = [partial(client.move, id) for id in ("t1", "t2", "newest")]
-    options: dict[str, Any] = {"deadline_seconds": SHORT_SECONDS, "post_group": end_the_first}
+    options: dict[str, Any] = {"deadline_seconds": deadline_seconds, "post_group": end_the_first}
     with a_group_waits(client, monkeypatch, *requests, **options) as calls:
         pass
     assert [call.result().status for call in calls[:2]] == [201, 201]
@@ -268,7 +271,7 @@ def test_a_build_that_loses_the_commands_of_a_leader_fails(
     """Broken on purpose: the other commands of the group wait until their deadline."""
     broken.build(monkeypatch, GroupPosting._hand_on, original, replacement)
     with pytest.raises(AssertionError):
-        end_the_thread_of_the_leader(own_client, monkeypatch)
+        end_the_thread_of_the_leader(own_client, monkeypatch, SHORT_SECONDS)
 
 
 class EndedWait(threading.Event):
