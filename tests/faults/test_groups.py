@@ -286,11 +286,17 @@ class EndedWait(threading.Event):
         raise SystemExit("ended")
 
 
-def end_a_thread_that_waits(client: Client, monkeypatch: pytest.MonkeyPatch, *, before_its_group: bool) -> None:
+def end_a_thread_that_waits(
+    client: Client,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    before_its_group: bool,
+    deadline_seconds: int = LIMITS.request_deadline_seconds,
+) -> None:
     """The newest command, which would lead, is ended while it waits, or when it is appointed."""
     line, end = client.application.dependencies.group_posting._main, threading.Event()
     requests = [partial(client.move, id) for id in ("t1", "t2", "newest")]
-    with a_group_waits(client, monkeypatch, *requests, deadline_seconds=SHORT_SECONDS) as calls:
+    with a_group_waits(client, monkeypatch, *requests, deadline_seconds=deadline_seconds) as calls:
         changed, line.waiting[-1].changed = line.waiting[-1].changed, EndedWait(end)
         changed.set()  # the thread goes on to the other event
         if before_its_group:
@@ -322,7 +328,9 @@ def test_a_build_in_which_a_thread_that_ended_leads_fails(
     broken.build(monkeypatch, GroupPosting.post, original, "pass")
     monkeypatch.setattr(waiting, "LIMIT_SECONDS", SHORT_SECONDS)
     with pytest.raises(AssertionError):
-        end_a_thread_that_waits(own_client, monkeypatch, before_its_group=before_its_group)
+        end_a_thread_that_waits(
+            own_client, monkeypatch, before_its_group=before_its_group, deadline_seconds=SHORT_SECONDS
+        )
 
 
 def test_a_group_has_a_limit(own_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
