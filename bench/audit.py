@@ -11,7 +11,7 @@ import time
 import psycopg
 
 from bench import ledgers
-from service import database
+from service import session
 from service.ledger import audit
 
 ACCOUNTS = 10_000
@@ -21,8 +21,8 @@ def main() -> None:
     """Create the ledger, run the audit and print the figures."""
     with psycopg.connect(os.environ["MIGRATE_DATABASE_URL"], autocommit=True) as owner:
         ledgers.create(owner, int(sys.argv[1]), ACCOUNTS)
-    with database.connect(os.environ["DATABASE_URL"]) as connection:
-        database.configure(connection)
+    with session.connect(os.environ["DATABASE_URL"]) as connection:
+        session.configure(connection)
         started_at = time.monotonic()
 
         def print_seconds(text: object) -> None:

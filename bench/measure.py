@@ -16,7 +16,7 @@ from bench.load import Load
 from bench.processes import TOKEN, BenchError, Service, cpu_seconds
 from bench.results import Measurement, Results
 from dev import postgres
-from service import database
+from service import session
 from service.ledger import audit
 
 WARM_UP_SECONDS = 1.0  # of each load, before the transfers are counted
@@ -82,8 +82,8 @@ class Bench:
 def audit_seconds(ledger: Ledger) -> float:
     """Audit the whole ledger, and return how long it took. Raises BenchError if it finds an error."""
     started_at = time.monotonic()
-    with database.connect(ledger.service_url) as connection:
-        database.configure(connection)
+    with session.connect(ledger.service_url) as connection:
+        session.configure(connection)
         report = audit.run(connection)
     if report.errors:
         raise BenchError(f"the audit found errors in the measured ledger, first {report.errors[0]}")

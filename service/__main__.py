@@ -20,10 +20,11 @@ import time
 
 import psycopg
 
-from service import config, database, log_writer, logs, server
+from service import config, log_writer, logs, server, session
 from service.config import Config
 from service.migrate import files, history
 
+CHECK_SECONDS = 10.0  # for the statements of one check of the database, which take milliseconds
 RETRY_SECONDS = 1.0  # between two attempts to reach the database: an attempt costs little
 EXIT_DATABASE, EXIT_SCHEMA, EXIT_SYSTEM, EXIT_CONFIG = 69, 70, 71, 78  # after sysexits.h
 
@@ -57,7 +58,7 @@ def _check_database(settings: Config) -> int:
     until = time.monotonic() + settings.startup_wait_seconds
     while True:
         try:
-            return _check_schema(settings.database_url)
+            return _check_schema(settings) or _check_durability(settings)
         except files.MigrationError as error:
             return _fail(EXIT_SCHEMA, str(error), error.fix)
         except psycopg.Error as error:
@@ -66,17 +67,39 @@ def _check_database(settings: Config) -> int:
         time.sleep(RETRY_SECONDS)
 
 
-def _check_schema(url: str) -> int:
+def _check_schema(settings: Config) -> int:
     """Compare the migrations of the database with those of this code. Raises MigrationError or psycopg.Error."""
-    with database.connect(url) as connection:
+    with _connect(settings) as connection:
         if history.has_history(connection):  # if not, the role may be missing too, but the schema is the error
-            database.configure(connection)
+            session.configure(connection)
         pending = history.reconcile(files.read_files(), history.read_history(connection))
     if not pending:
         return 0
     names = ", ".join(migration.name for migration in pending)
     fix = "run python -m service.migrate up with the owner's MIGRATE_DATABASE_URL"
     return _fail(EXIT_SCHEMA, f"the database lacks migrations that this code needs: {names}", fix)
+
+
+def _check_durability(settings: Config) -> int:
+    """Check that the server keeps what it acknowledges. A server for development may lose it."""
+    if settings.environment == "development":
+        return 0
+    with _connect(settings) as connection:
+        session.configure(connection)
+        unsafe = session.find_unsafe_settings(connection)
+    if not unsafe:
+        return 0
+    found = ", ".join(f"{name} = {value}" for name, value in unsafe.items())
+    wanted = ", ".join(f"{name} = {' or '.join(session.DURABLE[name])}" for name in unsafe)
+    message = f"the database can lose acknowledged transfers, because of its settings: {found}"
+    return _fail(EXIT_DATABASE, message, f"set {wanted}; a database for tests needs ENVIRONMENT=development")
+
+
+def _connect(settings: Config) -> session.Connection:
+    """A connection for one check. A server that does not respond must not stop the start without a message."""
+    connection = session.connect(settings.database_url)
+    connection.deadline = time.monotonic() + CHECK_SECONDS
+    return connection
 
 
 def _fail_database(settings: Config, error: psycopg.Error) -> int:

@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 import psycopg
 
-from service import config, database
+from service import config, session
 from service.ledger import audit
 from service.ledger.audit import Report
 
@@ -29,8 +29,8 @@ def main() -> int:
     if not url or not config.is_database_url(url):
         return _fail(EXIT_CONFIG, "set DATABASE_URL to postgresql://USER:PASSWORD@HOST:5432/DATABASE")
     try:
-        with database.connect(url) as connection:
-            database.configure(connection)
+        with session.connect(url) as connection:
+            session.configure(connection)
             report = audit.run(connection, options.since, _print_progress)
     except psycopg.Error as error:
         return _fail(EXIT_DATABASE, f"the ledger could not be read (SQLSTATE {error.sqlstate or 'none'}): {error}")

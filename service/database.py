@@ -1,26 +1,23 @@
-"""The connection pool, COMMIT, the deadline of a request, and retries. Knows no table and no rule.
+"""The connection pool, and retries. Knows no table and no rule; service/session.py has one connection and its COMMIT.
 
-- A request succeeds only after the server has confirmed COMMIT with the command tag COMMIT.
-- An error before COMMIT was sent, or an error of severity ERROR in response to it, means `not_applied`.
-- If the connection is lost after COMMIT was sent, the outcome is `unknown`. The same work then runs again on another
-  connection. That is safe, because each write carries an id.
+If the outcome of a COMMIT is unknown, the same work runs again on another connection. That is safe, because each write
+carries an id.
 """
 
 import random
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, LiteralString, TypeVar
+from typing import Any, TypeVar
 
 import psycopg
-from psycopg.rows import TupleRow
-from psycopg.sql import Composed
 from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
 
-from service import VERSION, logs, metrics
+from service import logs, metrics, session
 from service.contract import LIMITS
 from service.errors import Refusal
+from service.session import CommitNotReplicated, CommitUnknown, Connection, DeadlinePassed, is_lost
 
 T = TypeVar("T")
 
@@ -34,35 +31,6 @@ ATTEMPTS = 3
 FIRST_PAUSE_SECONDS = 0.025
 DRAIN_INTERVAL_SECONDS = 1.0
 
-CONNECT: dict[str, Any] = {
-    "autocommit": True,  # BEGIN and COMMIT are explicit statements
-    "connect_timeout": 3,
-    "keepalives_idle": 30,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,  # milliseconds
-    "application_name": f"ledger/{VERSION}",
-}
-LOCK_TIMEOUT_MILLISECONDS = 1000  # for one wait
-# SET ROLE removes every privilege except the service's own, whatever the login may do.
-# client_connection_check_interval cancels the statement of a client that is gone: without it, the update of a dead
-# client waited for its row lock and was then applied.
-# enable_seqscan: every statement reads through an index. A plan that was made while the tables were empty used
-# sequential scans until its session ended: 3,420 transfers per second in batches of 100 (docs/performance.md).
-# jit: compiling takes 40 ms, and up to PostgreSQL 17 the cost of an unavoidable scan triggers it for short statements.
-SESSION = f"""
-    SET ROLE ledger_service;
-    SET TIME ZONE 'UTC';
-    SET default_transaction_isolation = 'read committed';
-    SET statement_timeout = '3s';
-    SET lock_timeout = '{LOCK_TIMEOUT_MILLISECONDS}ms';
-    SET idle_in_transaction_session_timeout = '10s';
-    SET idle_session_timeout = 0;
-    SET client_connection_check_interval = '500ms';
-    SET enable_seqscan = off;
-    SET jit = off
-"""
-
 # SQLSTATEs. After one of the first set, the pool's other connections are lost too, or lead to a demoted primary.
 SERVER_STOPPED_CODES = {"57P01", "57P02", "57P03", "25006"}
 # Also retried: class 08, and lost connections, which have no SQLSTATE.
@@ -72,69 +40,10 @@ CONNECTION_CLASS = "08"
 EXHAUSTED_CLASS = "53"  # disk, memory or connections of the server: an immediate retry would add to the load
 INTEGRITY_CLASS = "23"
 NO_FREE_CONNECTION = (PoolTimeout, TooManyRequests)
-CONNECTION_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError)
-
-
-class DeadlinePassed(psycopg.OperationalError):
-    """The request's deadline passed before the database responded."""
-
-
-class NotCommitted(psycopg.OperationalError):
-    """COMMIT was confirmed with another command tag: the transaction was rolled back."""
-
-
-class CommitUnknown(Exception):
-    """The connection was lost after COMMIT was sent. The transaction is committed or it is not."""
-
-    def __init__(self, error: psycopg.Error) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 class BeginAgain(Exception):
     """Raised by work that applied nothing of its request and must run again at once, on what is committed by now."""
-
-
-class Connection(psycopg.Connection[TupleRow]):
-    """A connection with the deadline of the current request."""
-
-    deadline = float("inf")  # of time.monotonic()
-
-    def execute_and_commit(
-        self, statements: LiteralString | Composed, parameters: Mapping[str, Any]
-    ) -> TupleRow | None:
-        """Send statements that end with COMMIT as one message; the last row that they return, if any.
-
-        The server starts only when it has the whole message. So a process that is stopped, or a network that is stuck,
-        cannot hold the locks of these statements before COMMIT has arrived. In pipeline mode each statement is a
-        message of its own. Raises CommitUnknown if the connection is lost.
-        """
-        cursor = psycopg.ClientCursor(self)  # binds parameters in the client; the server binds single statements only
-        row = None
-        try:
-            cursor.execute(statements, parameters)
-            for result in cursor.results():
-                if result.description:
-                    row = result.fetchone()
-        except psycopg.Error as error:
-            if _is_lost(error):
-                raise CommitUnknown(error) from error
-            raise
-        if cursor.statusmessage != "COMMIT":
-            raise NotCommitted(f"COMMIT was confirmed with {cursor.statusmessage}")
-        return row
-
-    def wait(self, gen: Generator[Any, Any, T], interval: float = 0.1, timeout: float | None = None) -> T:
-        """Wait like psycopg, but not past the deadline: no server setting limits COMMIT or a lost network."""
-        if self.deadline != float("inf"):
-            timeout = max(self.deadline - time.monotonic(), 0.001)
-        try:
-            return super().wait(gen, interval, timeout)
-        except psycopg.OperationalError as error:
-            if time.monotonic() < self.deadline:
-                raise
-            self.pgconn.finish()
-            raise DeadlinePassed("the deadline of the request passed") from error
 
 
 class Database:
@@ -147,10 +56,10 @@ class Database:
         self._pool = ConnectionPool(
             url,
             connection_class=Connection,
-            kwargs=CONNECT,
+            kwargs=session.CONNECT,
             min_size=pool_size,
             open=True,  # starts to connect and does not wait for it
-            configure=configure,
+            configure=session.configure_in_time,
             max_waiting=MAX_WAITING,
             reconnect_timeout=RECONNECT_TIMEOUT_SECONDS,
             reconnect_failed=ConnectionPool.check,  # else it stops connecting while expired waiters fill its queue
@@ -163,6 +72,10 @@ class Database:
         self._lock = threading.Lock()
         self._drained_at = float("-inf")
         self._in_use: set[Connection] = set()
+
+    def has_connection(self) -> bool:
+        """Whether the pool has a connection, in use or idle."""
+        return bool(self._in_use) or self._pool.get_stats().get("pool_available", 0) > 0
 
     def close(self) -> None:
         """Close the pool; connections in use are closed when they are returned."""
@@ -233,7 +146,7 @@ class Database:
         if isinstance(error, DeadlinePassed) or code in TIMED_OUT_CODES:
             detail = "The database did not respond within the time limit."
             return False, Refusal("deadline-exceeded", detail, outcome=outcome)
-        is_retryable = _is_lost(error) or code in RETRYABLE_CODES or code.startswith(CONNECTION_CLASS)
+        is_retryable = is_lost(error) or code in RETRYABLE_CODES or code.startswith(CONNECTION_CLASS)
         is_retryable = is_retryable or constraint in self._retried_constraints
         if is_retryable or code.startswith(EXHAUSTED_CLASS):
             detail = "The database is not reachable or accepts no work."
@@ -246,8 +159,9 @@ class Database:
 
     def _drain_after(self, error: psycopg.Error) -> None:
         """If this error means that the idle connections are lost too, replace them, at most once a second."""
-        is_lost = _is_lost(error) or error.sqlstate in SERVER_STOPPED_CODES
-        if isinstance(error, NO_FREE_CONNECTION) or not is_lost:
+        if isinstance(error, (*NO_FREE_CONNECTION, CommitNotReplicated)):
+            return
+        if not is_lost(error) and error.sqlstate not in SERVER_STOPPED_CODES:
             return
         with self._lock:
             if time.monotonic() < self._drained_at + DRAIN_INTERVAL_SECONDS:
@@ -255,16 +169,6 @@ class Database:
             self._drained_at = time.monotonic()
         metrics.POOL_DRAINS.inc()
         self._pool.drain()
-
-
-def configure(connection: psycopg.Connection[Any]) -> None:
-    """Apply the service's role and settings to a new connection."""
-    connection.execute(SESSION)
-
-
-def connect(url: str) -> Connection:
-    """A connection outside the pool, not configured, without a deadline. Raises psycopg.Error."""
-    return Connection.connect(url, **CONNECT)
 
 
 @contextmanager
@@ -279,13 +183,6 @@ def read_only_snapshot(connection: psycopg.Connection[Any]) -> Iterator[None]:
             """
         )
         yield
-
-
-def _is_lost(error: psycopg.Error) -> bool:
-    """Whether the error ended the connection, so that no response to a COMMIT can come any more."""
-    if error.diag.severity_nonlocalized in ("FATAL", "PANIC"):
-        return True
-    return error.sqlstate is None and isinstance(error, CONNECTION_ERRORS)
 
 
 def _run_until_done(work: Callable[[Connection], T], connection: Connection) -> T:

@@ -19,10 +19,10 @@ from typing import Any, TextIO
 
 import psycopg
 
-from service import config, database, logs
-from service.database import Connection
+from service import config, database, logs, session
 from service.ledger import accounts, transfers
 from service.ledger.types import Account, Transfer
+from service.session import Connection
 
 EXIT_DATABASE, EXIT_CONFIG = 69, 78  # after sysexits.h
 PAGE_ROWS = 1000  # rows of one query, so that memory does not grow with the ledger
@@ -68,8 +68,8 @@ def main() -> int:
         logs.log.error(message, extra={"event": "export.failed"})
         return EXIT_CONFIG
     try:
-        with database.connect(url) as connection, open(1, "w", encoding="utf-8", newline="\n", closefd=False) as file:
-            database.configure(connection)
+        with session.connect(url) as connection, open(1, "w", encoding="utf-8", newline="\n", closefd=False) as file:
+            session.configure(connection)
             with database.read_only_snapshot(connection):
                 if dialect:
                     _write_plain_text(connection, dialect, file)

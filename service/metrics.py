@@ -36,6 +36,9 @@ CONSTRAINT_VIOLATIONS = Counter(
 )
 POOL_DRAINS = Counter("ledger_pool_drains_total", "Times that all idle database connections were replaced.")
 SCHEMA_VERSION = Gauge("ledger_schema_version", "Migration number.", ["which"])  # code, database
+CLOCK_AHEAD_SECONDS = Gauge(
+    "ledger_clock_ahead_seconds", "Clock of the database minus clock of the service, at the last probe."
+)
 BUILD_INFO = Gauge("ledger_build_info", "Always 1; the label is the running version.", ["version"])
 BUILD_INFO.labels(VERSION).set(1)
 

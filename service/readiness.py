@@ -1,24 +1,36 @@
-"""Whether this process should receive requests: a probe of the database, outside the pool, at most once a second."""
+"""Whether this process should receive requests: a probe of the database, outside the pool, at most once a second.
+
+- database: it responds. pool: the pool has a connection.
+- writable: it accepts writes. schema: it is that of this code.
+- durable: it keeps an acknowledged commit. clock: it is not too far ahead of the clock of this process.
+"""
 
 import threading
 import time
+from collections.abc import Callable
+from datetime import UTC, datetime
 
 import psycopg
 
-from service import database, logs, metrics
+from service import logs, metrics, session
 from service.migrate import files, history
 
 PROBE_EVERY_SECONDS = 1.0
 PROBE_TIMEOUT_SECONDS = 3.0  # after connecting, which may take 3 s; else a probe of a stuck server does not end
 MISSES_UNTIL_UNREADY = 3  # one lost packet must not make all replicas unready
-_UNREADY = {"database": False, "writable": False, "schema": False}
+_UNREADY = dict.fromkeys(("database", "pool", "writable", "schema", "durable", "clock"), False)
 
 
 class Readiness:
-    """The checks of the last probe. A full pool does not change them: it is no failure of the database."""
+    """The checks of the last probe. A full pool does not change them: it is no failure of the database.
 
-    def __init__(self, database_url: str) -> None:
+    `has_connection` says whether the pool has one. With `allow_data_loss`, `durable` is always true.
+    """
+
+    def __init__(self, database_url: str, has_connection: Callable[[], bool], *, allow_data_loss: bool) -> None:
         self._url = database_url
+        self._has_connection = has_connection
+        self._allow_data_loss = allow_data_loss
         self._needed = len(files.read_files())
         self._lock = threading.Lock()
         self._probed_at = float("-inf")
@@ -39,17 +51,33 @@ class Readiness:
 
     def _probe(self) -> None:
         try:
-            with database.connect(self._url) as connection:
+            with session.connect(self._url) as connection:
                 connection.deadline = time.monotonic() + PROBE_TIMEOUT_SECONDS
-                database.configure(connection)
-                version, min_code, writable = history.read_schema_state(connection)
+                session.configure(connection)
+                state = history.read_schema_state(connection)
+                is_durable = self._allow_data_loss or not session.find_unsafe_settings(connection)
         except psycopg.Error as error:
-            self._misses += 1
-            if self._misses >= MISSES_UNTIL_UNREADY:
-                self._checks = _UNREADY
-            name = type(error).__name__
-            logs.log.warning("the probe of the database failed: %s", name, extra={"event": "probe.missed"})
+            self._miss(_UNREADY, f"the probe of the database failed: {type(error).__name__}")
+            return
+        metrics.SCHEMA_VERSION.labels("database").set(state.version)
+        seconds_ahead = (state.time - datetime.now(UTC)).total_seconds()
+        metrics.CLOCK_AHEAD_SECONDS.set(seconds_ahead)
+        checks = {
+            "database": True,
+            "pool": True,
+            "writable": state.is_writable,
+            "schema": state.min_code <= self._needed <= state.version,
+            "durable": is_durable,
+            "clock": seconds_ahead <= session.CLOCK_MAX_AHEAD_SECONDS,
+        }
+        if self._has_connection():
+            self._misses, self._checks = 0, checks
         else:
-            self._misses = 0
-            self._checks = {"database": True, "writable": writable, "schema": min_code <= self._needed <= version}
-            metrics.SCHEMA_VERSION.labels("database").set(version)
+            self._miss(checks | {"pool": False}, "the pool of database connections has none")
+
+    def _miss(self, checks: dict[str, bool], message: str) -> None:
+        """After MISSES_UNTIL_UNREADY in a row, these are the checks."""
+        self._misses += 1
+        if self._misses >= MISSES_UNTIL_UNREADY:
+            self._checks = checks
+        logs.log.warning(message, extra={"event": "probe.missed"})

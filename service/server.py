@@ -49,7 +49,9 @@ class Server(BaseApplication):
 def build_application(config: Config) -> Application:
     """The application with an open pool. Call it after the fork, and close its database at the end."""
     database = Database(config.database_url, config.pool_size, RETRIED_CONSTRAINTS)
-    return Application(Dependencies(database, GroupPosting(database), Readiness(config.database_url)), config.callers)
+    allow_data_loss = config.environment == "development"
+    readiness = Readiness(config.database_url, database.has_connection, allow_data_loss=allow_data_loss)
+    return Application(Dependencies(database, GroupPosting(database), readiness), config.callers)
 
 
 def connection_limit() -> int:

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from dev import postgres
-from service import config
+from service import config, session
 from service.http.app import Application
 from service.ledger import audit
 from service.migrate import runner
@@ -24,6 +24,7 @@ from tests.support.client import Client
 from tests.support.ledger import CLOCK, DEVELOPMENT, TABLES, Clock, Unchanged, Urls, drop, empty
 
 ROOT = Path(__file__).parents[1]
+CENTURIES_SECONDS = 3 * 10**10
 
 
 @pytest.fixture(scope="session")
@@ -99,8 +100,9 @@ def owner(urls: Urls) -> Iterator[psycopg.Connection[Any]]:
 
 
 @pytest.fixture
-def clock(owner: psycopg.Connection[Any]) -> Clock:
-    """The clock of the database. After the test it returns to the real time."""
+def clock(owner: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of the database. After the test it returns to the real time. The service's clock does not limit it."""
+    monkeypatch.setattr(session, "CLOCK_MAX_AHEAD_SECONDS", CENTURIES_SECONDS)
     return Clock(owner)
 
 

@@ -5,7 +5,6 @@ from typing import Any
 from uuid import uuid4
 
 from service.contract import LIMITS
-from service.database import Connection
 from service.errors import Refusal
 from service.http import fields
 from service.http.fields import FieldErrors, FieldReader
@@ -13,6 +12,7 @@ from service.http.request import Dependencies, Request, invalid_query
 from service.http.response import Response, json_response, page_response, show_account, show_change, show_entry
 from service.ledger import accounts, clock, transfers
 from service.ledger.types import AccountChange, Entry, PastBalance
+from service.session import Connection
 
 STATUSES = ("open", "frozen", "closed")
 

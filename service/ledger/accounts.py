@@ -3,19 +3,18 @@
 import json
 import time
 from collections.abc import Collection, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Any
 from uuid import UUID
 
-from psycopg import Cursor
 from psycopg.rows import dict_row, kwargs_row
 from psycopg.sql import SQL, Composed
 
-from service.database import Connection
 from service.errors import Refusal
-from service.ledger import clock
+from service.ledger import clock, replication
 from service.ledger.types import Account, AccountChange, AccountState, build, copy_with
+from service.session import BEGIN, ROLLBACK, Connection, Statement
 
 # How long one transaction keeps an account locked until postings on it wait apart. A group keeps its accounts locked
 # for a shorter time. Without this, an account that many groups use, one after the other, would count as locked.
@@ -51,15 +50,14 @@ _LOCK = SQL("SELECT held, {state} FROM account WHERE id = ANY(%(ids)s) ORDER BY 
 )
 
 
-def lock(connection: Connection, ids: Collection[str], milliseconds: int | None = None) -> Cursor[AccountState]:
-    """Lock the accounts in the order of their ids, so that two transactions cannot wait for each other.
+def lock(ids: Collection[str]) -> Statement:
+    """Lock the accounts in the order of their ids, so that two transactions cannot wait for each other."""
+    return Statement(_LOCK, {"ids": list(ids)}, kwargs_row(partial(build, AccountState)))
 
-    `milliseconds` limits the wait for each account, and each later wait of this transaction for a lock; None:
-    LOCK_TIMEOUT_MILLISECONDS.
-    """
-    if milliseconds is not None:
-        connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{milliseconds}ms"])
-    return connection.cursor(row_factory=kwargs_row(partial(build, AccountState))).execute(_LOCK, {"ids": list(ids)})
+
+def limit_waits(milliseconds: int) -> Statement:
+    """Limit each wait of this transaction for a lock."""
+    return Statement("SELECT set_config('lock_timeout', %(timeout)s, true)", {"timeout": f"{milliseconds}ms"})
 
 
 def find_locked(connection: Connection, ids: Collection[str]) -> frozenset[str]:
@@ -74,19 +72,17 @@ def find_locked(connection: Connection, ids: Collection[str]) -> frozenset[str]:
 
 def _find_lockers(connection: Connection, ids: Collection[str]) -> dict[str, str]:
     """Those of the accounts that another transaction has locked, with its id: `xmax` of the row."""
-    with connection.pipeline():
-        connection.execute("BEGIN")
-        locked = connection.execute(
-            """
-            WITH free AS MATERIALIZED (
-                SELECT id FROM account WHERE id = ANY(%(ids)s) FOR NO KEY UPDATE SKIP LOCKED
-            )
-            SELECT id, xmax::text FROM account WHERE id = ANY(%(ids)s) AND id NOT IN (SELECT id FROM free)
-            """,
-            {"ids": list(ids)},
+    find = Statement(
+        """
+        WITH free AS MATERIALIZED (
+            SELECT id FROM account WHERE id = ANY(%(ids)s) FOR NO KEY UPDATE SKIP LOCKED
         )
-        connection.execute("ROLLBACK")
-    return dict(locked.fetchall())
+        SELECT id, xmax::text FROM account WHERE id = ANY(%(ids)s) AND id NOT IN (SELECT id FROM free)
+        """,
+        {"ids": list(ids)},
+    )
+    _, found, _ = connection.fetch_together(BEGIN, find, ROLLBACK)
+    return dict(found)
 
 
 def open(connection: Connection, id: str, members: Mapping[str, Any], caller: str) -> tuple[Account, bool]:
@@ -97,6 +93,7 @@ def open(connection: Connection, id: str, members: Mapping[str, Any], caller: st
     opened = connection.execute_and_commit(
         """
         BEGIN;
+        SELECT pg_logical_emit_message(true, 'ledger', '') WHERE current_setting('synchronous_standby_names') <> '';
         INSERT INTO account (id, currency, min_balance, metadata, created_by)
         VALUES (%(id)s, %(currency)s, %(min_balance)s, %(metadata)s, %(caller)s)
         ON CONFLICT (id) DO NOTHING
@@ -105,6 +102,7 @@ def open(connection: Connection, id: str, members: Mapping[str, Any], caller: st
         """,
         {"id": id, **members, "metadata": json.dumps(members["metadata"]), "caller": caller},
     )
+    # If the account exists, the message makes this COMMIT wait for a synchronous standby: see replication.py.
     if opened:  # reads nothing more: a failed read would hide that the account is open
         new = {"balance": 0, "held": 0, "status": "open", "created_by": caller, "created_at": opened[0]}
         return Account(id=id, **members, **new), True
@@ -166,7 +164,7 @@ def _select_and_advance_time(
     """
     accounts, expired_until = select(connection, statement, parameters, as_of_last_at=False)
     if expired_until:
-        clock.advance_past(connection, expired_until - timedelta(microseconds=1))
+        clock.advance_past_expiry(connection, expired_until)
         accounts, _ = select(connection, statement, parameters, as_of_last_at=True)
     return accounts
 
@@ -190,18 +188,17 @@ def change(
     member that already has the value is not a change. Raises Refusal `insufficient-funds` if the new floor is above the
     available amount, and `account-not-empty` if the account to close has a balance or an open hold.
     """
-    with connection.pipeline():
-        connection.execute("BEGIN")
-        lock(connection, [id])
-        time = clock.read(connection, [id])
-        locked = connection.cursor(row_factory=kwargs_row(partial(build, Account))).execute(
-            SQL("SELECT held, {columns} FROM account WHERE id = %(id)s").format(columns=_COLUMNS), {"id": id}
-        )
-        applied = connection.execute(
-            "SELECT after FROM account_change WHERE idempotency_key = %(key)s", {"key": idempotency_key}
-        )
-    clock.expire_holds(connection, [id], time)
-    account, earlier = locked.fetchone(), applied.fetchone()
+    select_account = SQL("SELECT held, {columns} FROM account WHERE id = %(id)s").format(columns=_COLUMNS)
+    _, _, [times], accounts, changes = connection.fetch_together(
+        BEGIN,
+        lock([id]),
+        clock.read([id]),
+        Statement(select_account, {"id": id}, kwargs_row(partial(build, Account))),
+        Statement("SELECT after FROM account_change WHERE idempotency_key = %(key)s", {"key": idempotency_key}),
+    )
+    clock.expire_holds(connection, [id], times)
+    account: Account | None = next(iter(accounts), None)
+    earlier = next(iter(changes), None)
     if account and not earlier:
         changed = copy_with(account, **members)
         check_change(changed)
@@ -209,7 +206,7 @@ def change(
         if before:
             _write_change_and_commit(connection, changed, before, caller, idempotency_key)
             return changed
-    connection.execute("ROLLBACK")  # there is nothing to write
+    replication.confirm(connection, is_replicated=times.is_replicated)
     return copy_with(account, **earlier[0]) if account and earlier else account
 
 

@@ -42,7 +42,7 @@ def run(connection: Connection[Any], since: int = 0, on_check: Callable[[str], N
     """Run all checks in one transaction. `on_check` is called with the name of each check before it runs."""
     errors = []
     with database.read_only_snapshot(connection):
-        # The settings of database.SESSION suit short statements. Beyond work_mem, a sort uses the server's disk.
+        # The settings of session.SESSION suit short statements. Beyond work_mem, a sort uses the server's disk.
         connection.execute("SET LOCAL enable_seqscan = on; SET LOCAL work_mem = '64MB'")
         for check in CHECKS:
             if on_check:

@@ -5,47 +5,72 @@ its account, or change of it, writes the status `expired`.
 """
 
 from collections.abc import Collection
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
-from psycopg import Cursor
+from psycopg.rows import class_row
 from psycopg.sql import SQL
 
-from service.database import BeginAgain, CommitUnknown, Connection
+from service import session
+from service.database import BeginAgain
+from service.errors import Refusal
+from service.session import CommitUnknown, Connection, Statement
 
 # Any number of holds can expire on an account without activity. This many take about 50 ms (bench/expiry.py). Each
 # commit is kept, so a retry continues: 500,000 in one commit did not finish within a request's deadline.
 HOLDS_EXPIRED_PER_COMMIT = 5000
 
 
-def read(connection: Connection, accounts: Collection[str]) -> Cursor[Any]:
-    """One row: the ledger's time, and whether an open hold of these accounts has expired by then."""
-    return connection.execute(
+class Times(NamedTuple):
+    """What a transaction reads about time, under the locks of its accounts."""
+
+    database_time: datetime
+    now: datetime  # the ledger's time
+    has_expired_holds: bool  # an open hold of the accounts has expired
+    is_replicated: bool  # commits wait for a synchronous standby
+
+
+def read(accounts: Collection[str]) -> Statement:
+    """One row: the Times for these accounts."""
+    return Statement(
         """
-        SELECT now, EXISTS (
+        SELECT database_time, now, current_setting('synchronous_standby_names') <> '' AS is_replicated, EXISTS (
             SELECT FROM hold WHERE from_account = ANY(%(accounts)s) AND status = 'open' AND expires_at <= now
-        )
-        FROM (SELECT greatest(clock_timestamp(), last_at) AS now FROM journal) AS clock
+        ) AS has_expired_holds
+        FROM (
+            SELECT database_time, greatest(database_time, last_at) AS now
+            FROM journal
+            CROSS JOIN (SELECT clock_timestamp() AS database_time) AS clock
+        ) AS clocks
         """,
         {"accounts": list(accounts)},
+        class_row(Times),
     )
 
 
-def expire_holds(connection: Connection, accounts: Collection[str], time: Cursor[Any]) -> datetime:
-    """The ledger's time from the row of `read`, for a transaction that has locked these accounts.
+def latest_accepted() -> datetime:
+    """The latest time of the database that is accepted."""
+    return datetime.now(UTC) + timedelta(seconds=session.CLOCK_MAX_AHEAD_SECONDS)
+
+
+def expire_holds(connection: Connection, accounts: Collection[str], times: Times) -> None:
+    """Prepare a transaction that has locked these accounts and read the Times.
 
     If holds of theirs have expired, writes their status, commits, and raises BeginAgain: the transaction must start
-    again.
+    again. Raises Refusal `clock-ahead`.
     """
-    row = time.fetchone()
-    if row is None:
-        raise AssertionError("bug: the journal row is missing")
-    now: datetime
-    now, has_expired_holds = row
-    if has_expired_holds:
-        _write_expired(connection, accounts, now)
+    require_accepted(times.database_time)
+    if times.has_expired_holds:
+        _write_expired(connection, accounts, times.now)
         raise BeginAgain
-    return now
+
+
+def require_accepted(database_time: datetime) -> None:
+    """Raise Refusal `clock-ahead` if the database's clock is too far ahead of the service's."""
+    if database_time > latest_accepted():
+        ahead = (database_time - datetime.now(UTC)).total_seconds()
+        detail = f"The clock of the database is {ahead:.0f} s ahead of the clock of the service."
+        raise Refusal("clock-ahead", detail, outcome="not_applied")
 
 
 def find_expired(connection: Connection, accounts: Collection[str]) -> frozenset[str]:
@@ -95,7 +120,7 @@ def advance_past(connection: Connection, at: datetime) -> int | None:
 
     Every later call returns the same number, because no posting gets a time up to `at` any more. If the time is past
     `at` already, nothing is written. Else the statement waits for a posting that holds the journal row, and a posting
-    that waits for the row gets a later time.
+    that waits for the row gets a later time. `at` must be in the past by the clocks of the database and of the service.
     """
     number = find_final_number(connection, at)
     if number is None:
@@ -103,12 +128,23 @@ def advance_past(connection: Connection, at: datetime) -> int | None:
             """
             UPDATE journal
             SET last_at = %(at)s + interval '1 microsecond'
-            WHERE only_row AND last_at <= %(at)s AND %(at)s < clock_timestamp()
+            WHERE only_row AND last_at <= %(at)s AND %(at)s < least(clock_timestamp(), %(latest)s)
             """,
-            {"at": at},
+            {"at": at, "latest": latest_accepted()},
         )
         number = find_final_number(connection, at)
     return number
+
+
+def advance_past_expiry(connection: Connection, expires_at: datetime) -> None:
+    """Advance the ledger's time to the `expires_at` of a hold that has expired, so that it stays expired.
+
+    Raises Refusal `clock-ahead` if the hold has expired only by a clock of the database that is ahead, or was set back
+    since.
+    """
+    if advance_past(connection, expires_at - timedelta(microseconds=1)) is None:
+        detail = "The clock of the database is ahead of the clock of the service, or it was set back."
+        raise Refusal("clock-ahead", detail, outcome="not_applied")
 
 
 def find_final_number(connection: Connection, at: datetime) -> int | None:

@@ -24,10 +24,11 @@ import psycopg
 
 from service import logs, metrics
 from service.contract import LIMITS
-from service.database import BeginAgain, Connection, Database
+from service.database import BeginAgain, Database
 from service.errors import Refusal
 from service.ledger import accounts, clock, posting
 from service.ledger.types import Command, Result
+from service.session import Connection
 
 GROUP_COMMANDS = 256
 GROUP_LOCK_MILLISECONDS = 50  # how long a group waits for the lock of each of its accounts

@@ -1,16 +1,14 @@
 """Reading holds."""
 
 from collections.abc import Collection
-from datetime import timedelta
 from functools import partial
 
-from psycopg import Cursor
 from psycopg.rows import kwargs_row
 from psycopg.sql import SQL
 
-from service.database import Connection
 from service.ledger import clock
 from service.ledger.types import Hold, build, copy_with
+from service.session import Connection, Statement
 
 # Every column of a hold except created_at and resolved_at, which a posting sets to its own time.
 COLUMNS = SQL(
@@ -26,18 +24,15 @@ def get_and_advance_time(connection: Connection, id: str) -> Hold | None:
     If it has expired and its row is still open, this advances the ledger's time to `expires_at`. That waits for a
     capture that got an earlier time, and no later capture can succeed. So a hold that was shown as expired stays so.
     """
-    with connection.pipeline():
-        time = clock.read(connection, [])
-        selected = select(connection, [id])
-    [(now, _)] = time
-    hold = selected.fetchone()
-    if hold is None or hold.status != "open" or hold.expires_at is None or hold.expires_at > now:
+    [times], found = connection.fetch_together(clock.read([]), select([id]))
+    hold: Hold | None = next(iter(found), None)
+    if hold is None or hold.status != "open" or hold.expires_at is None or hold.expires_at > times.now:
         return hold
-    clock.advance_past(connection, hold.expires_at - timedelta(microseconds=1))
-    (hold,) = select(connection, [id])
+    clock.advance_past_expiry(connection, hold.expires_at)
+    [[hold]] = connection.fetch_together(select([id]))
     return copy_with(hold, status="expired", resolved_at=hold.expires_at) if hold.status == "open" else hold
 
 
-def select(connection: Connection, ids: Collection[str]) -> Cursor[Hold]:
+def select(ids: Collection[str]) -> Statement:
     """The rows of these holds."""
-    return connection.cursor(row_factory=kwargs_row(partial(build, Hold))).execute(_SELECT, {"ids": list(ids)})
+    return Statement(_SELECT, {"ids": list(ids)}, kwargs_row(partial(build, Hold)))

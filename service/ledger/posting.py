@@ -19,9 +19,10 @@ from typing import Any, TypeVar
 from psycopg.errors import LockNotAvailable
 from psycopg.sql import SQL, Composed
 
-from service import database, metrics
-from service.database import BeginAgain, Connection
-from service.ledger import accounts, clock, holds, rules, transfers
+from service import metrics, session
+from service.database import BeginAgain
+from service.ledger import accounts, clock, holds, replication, rules, transfers
+from service.ledger.clock import Times
 from service.ledger.rules import LedgerState
 from service.ledger.types import (
     AccountState,
@@ -34,6 +35,7 @@ from service.ledger.types import (
     TransferCommand,
     copy_with,
 )
+from service.session import BEGIN, ROLLBACK, Connection
 
 T = TypeVar("T", AccountState, Transfer, Hold)
 
@@ -51,41 +53,47 @@ def post(
     commands: Sequence[Command],
     *,
     atomic: bool,
-    lock_milliseconds: int | None = None,
+    lock_milliseconds: int = session.LOCK_TIMEOUT_MILLISECONDS,
     choose: Callable[[], Sequence[Command]] | None = None,
 ) -> list[Result]:
     """Decide the commands in one transaction, write what they change, and return one result per command, in order.
 
     `choose` is called when the accounts are locked, and returns those of the commands that are to be decided.
-    Safe to repeat. Raises Refusal `batch-refused` if a command of an atomic batch is refused; then nothing is written.
-    Raises AccountsLocked after a wait of `lock_milliseconds` for one account; None: LOCK_TIMEOUT_MILLISECONDS.
-    Raises BeginAgain after it has written the status of expired holds, or if a hold expires before the journal row is
-    locked.
+    Safe to repeat. If it raises, no command is applied: Refusal `batch-refused` if a command of an atomic batch is
+    refused, and `clock-ahead`; AccountsLocked after a wait of `lock_milliseconds` for one account; BeginAgain after it
+    has written the status of expired holds, or if a hold expires before the journal row is locked.
     """
     ids = _find_ids(connection, commands)
     started_at = time.monotonic()
-    # Locks first, reads after: under READ COMMITTED each statement sees what was committed before it started.
-    try:
-        with connection.pipeline():
-            connection.execute("BEGIN")
-            locked = accounts.lock(connection, ids.accounts, lock_milliseconds)
-            time_read = clock.read(connection, ids.accounts)
-            known = transfers.select(connection, ids.transfers)
-            reversals = transfers.sum_reversals(connection, ids.reverses) if ids.reverses else ()
-            named = holds.select(connection, ids.holds) if ids.holds else ()
-    except LockNotAvailable as error:
-        raise AccountsLocked from error
-    now = clock.expire_holds(connection, ids.accounts, time_read)  # commits and raises BeginAgain if any has expired
-    before = LedgerState(_by_id(locked), _by_id(known), _by_id(named), dict(reversals), now)
+    before, times = _begin(connection, ids, lock_milliseconds)
+    clock.expire_holds(connection, ids.accounts, times)  # commits and raises BeginAgain if any has expired
     results, after = rules.decide(before, choose() if choose else commands, atomic=atomic)
     changes = _find_changes(before, after)
     if changes.is_empty:
-        connection.execute("ROLLBACK")
+        replication.confirm(connection, is_replicated=times.is_replicated)
         return _finish(started_at, results, [])
     written = connection.execute_and_commit(changes.statements(), changes.parameters())
-    if written is None:
-        raise BeginAgain  # a hold expired before the journal row was locked, and nothing was written
+    if written is None:  # a hold expired before the journal row was locked, or the clock jumped
+        raise BeginAgain
     return _finish(started_at, results, changes.records(*written))
+
+
+def _begin(connection: Connection, ids: "_Ids", lock_milliseconds: int) -> tuple[LedgerState, Times]:
+    """Begin the transaction, lock the accounts and read what the commands name, in one round trip."""
+    try:
+        # Locks first, reads after: under READ COMMITTED each statement sees what was committed before it started.
+        _, _, locked, [times], known, reversals, named = connection.fetch_together(
+            BEGIN,
+            accounts.limit_waits(lock_milliseconds),
+            accounts.lock(ids.accounts),
+            clock.read(ids.accounts),
+            transfers.select(ids.transfers),
+            transfers.sum_reversals(ids.reverses),
+            holds.select(ids.holds),
+        )
+    except LockNotAvailable as error:
+        raise AccountsLocked from error
+    return LedgerState(_by_id(locked), _by_id(known), _by_id(named), dict(reversals), times.now), times
 
 
 def wait_for_accounts(connection: Connection, ids: Collection[str], lock_milliseconds: int) -> None:
@@ -95,10 +103,7 @@ def wait_for_accounts(connection: Connection, ids: Collection[str], lock_millise
     """
     for id in sorted(ids):
         try:
-            with connection.pipeline():
-                connection.execute("BEGIN")
-                accounts.lock(connection, [id], lock_milliseconds)
-                connection.execute("ROLLBACK")
+            connection.fetch_together(BEGIN, accounts.limit_waits(lock_milliseconds), accounts.lock([id]), ROLLBACK)
         except LockNotAvailable as error:
             raise AccountsLocked from error
 
@@ -185,8 +190,9 @@ class _Changes:
         transfer_rows = [_row(transfer) | {"number": positions.get(transfer.id)} for transfer in self.transfers]
         must_not_expire = [hold.expires_at for hold in self.holds if hold.status != "declined" and hold.expires_at]
         return {
-            "lock_timeout": f"{database.LOCK_TIMEOUT_MILLISECONDS}ms",
+            "lock_timeout": f"{session.LOCK_TIMEOUT_MILLISECONDS}ms",
             "expires_at": min(must_not_expire, default="infinity"),
+            "latest_accepted": clock.latest_accepted(),
             "account_ids": [account.id for account in self.accounts],
             "balances": [account.balance for account in self.accounts],
             "held_amounts": [account.held for account in self.accounts],
@@ -244,8 +250,8 @@ def _finish(started_at: float, results: list[Result], written: list[Record]) -> 
     ]
 
 
-# The time is read after the lock. If a hold that is placed, captured or released expires at or before that time,
-# journal_taken is empty, so nothing is written and no row is returned.
+# The time is read after the lock. If a hold that is placed, captured or released expires at or before that time, or if
+# the database's clock is too far ahead, journal_taken is empty, so nothing is written and no row is returned.
 _LOCK_JOURNAL = SQL(
     """
     SELECT set_config('lock_timeout', %(lock_timeout)s, true);
@@ -255,12 +261,15 @@ _LOCK_JOURNAL = SQL(
 _WRITE_TRANSFERS = SQL(
     """
     WITH clock AS MATERIALIZED (
-        SELECT greatest(last_at, clock_timestamp()) AS now FROM journal WHERE only_row
+        SELECT database_time, greatest(last_at, database_time) AS now
+        FROM journal
+        CROSS JOIN (SELECT clock_timestamp() AS database_time) AS clock
+        WHERE only_row
     ), journal_taken AS (
         UPDATE journal
         SET last_number = last_number + %(posted)s, last_at = now
         FROM clock
-        WHERE only_row AND now < %(expires_at)s
+        WHERE only_row AND now < %(expires_at)s AND database_time <= %(latest_accepted)s
         RETURNING last_number - %(posted)s AS number_before, last_at
     ), account_written AS (
         UPDATE account

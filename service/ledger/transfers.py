@@ -5,13 +5,12 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from psycopg import Cursor
-from psycopg.rows import TupleRow, class_row, kwargs_row
+from psycopg.rows import class_row, kwargs_row
 from psycopg.sql import SQL
 
-from service.database import Connection
 from service.ledger import clock
 from service.ledger.types import Entry, PastBalance, Transfer, build
+from service.session import Connection, Statement
 
 # Every column of a transfer except number and created_at, which a posting takes from the journal row.
 COLUMNS = SQL(
@@ -24,17 +23,18 @@ _BY_IDS = (_SELECT + SQL("WHERE id = ANY(%(ids)s)")).as_bytes()
 
 def get(connection: Connection, id: str) -> Transfer | None:
     """The transfer with this id, posted or declined, or None."""
-    return select(connection, [id]).fetchone()
+    [found] = connection.fetch_together(select([id]))
+    return next(iter(found), None)
 
 
-def select(connection: Connection, ids: Collection[str]) -> Cursor[Transfer]:
+def select(ids: Collection[str]) -> Statement:
     """The rows of these transfers, posted or declined."""
-    return connection.cursor(row_factory=kwargs_row(partial(build, Transfer))).execute(_BY_IDS, {"ids": list(ids)})
+    return Statement(_BY_IDS, {"ids": list(ids)}, kwargs_row(partial(build, Transfer)))
 
 
-def sum_reversals(connection: Connection, ids: Collection[str]) -> Cursor[TupleRow]:
+def sum_reversals(ids: Collection[str]) -> Statement:
     """The id of each of these transfers that has posted reversals, and their sum."""
-    return connection.execute(
+    return Statement(
         """
         SELECT reverses, sum(amount)::bigint
         FROM transfer

@@ -14,7 +14,7 @@ from typing import Any
 from psycopg import Connection, OperationalError
 from psycopg.errors import InsufficientPrivilege, InvalidSchemaName, ReadOnlySqlTransaction, UndefinedColumn
 
-from service import config, database, logs
+from service import config, logs, session
 from service.logs import log
 from service.migrate import runner
 from service.migrate.files import INTEGRITY, UNFIT, MigrationError, read_files
@@ -99,7 +99,7 @@ def _connect() -> Connection[Any]:
     url = os.environ.get("MIGRATE_DATABASE_URL") or os.environ.get("DATABASE_URL")
     if not url or not config.is_database_url(url):
         raise MigrationError(UNFIT, "MIGRATE_DATABASE_URL is not set, or is not a connection URL", FIX_CONNECTION)
-    return database.connect(url)
+    return session.connect(url)
 
 
 if __name__ == "__main__":

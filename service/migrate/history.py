@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 from psycopg import Connection
 from psycopg.rows import class_row
@@ -86,12 +87,23 @@ def reconcile(files: Sequence[Migration], history: Sequence[Applied]) -> list[Mi
     return list(files[len(history) :])
 
 
-def read_schema_state(connection: Connection[Any]) -> tuple[int, int, bool]:
-    """The number of the newest migration, the highest min_code, and whether the database accepts writes."""
-    row = connection.execute(
+class SchemaState(NamedTuple):
+    """What a service asks about the database again and again."""
+
+    version: int  # of the newest migration
+    min_code: int  # the highest
+    is_writable: bool
+    time: datetime
+
+
+def read_schema_state(connection: Connection[Any]) -> SchemaState:
+    """The state of the database and of its schema."""
+    cursor = connection.cursor(row_factory=class_row(SchemaState))
+    [state] = cursor.execute(
         """
-        SELECT coalesce(max(version), 0), coalesce(max(min_code), 0), current_setting('transaction_read_only') = 'off'
+        SELECT coalesce(max(version), 0) AS version, coalesce(max(min_code), 0) AS min_code,
+            current_setting('transaction_read_only') = 'off' AS is_writable, clock_timestamp() AS time
         FROM public.schema_migration
         """
-    ).fetchone()
-    return row or (0, 0, False)
+    )
+    return state

@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from service import database
+from service import session
 from service.ledger import clock as ledger_clock
 from service.logs import format_time
 from tests.support.client import Client, Reply
@@ -191,7 +191,7 @@ class TestManyExpiredHolds:
 
         def read_twice(*arguments: Any) -> Any:
             if next(times, None) is None:
-                raise database.DeadlinePassed("late")
+                raise session.DeadlinePassed("late")
             return read(*arguments)
 
         with monkeypatch.context() as patched:

@@ -1,13 +1,14 @@
 """/health, /ready, /metrics and /v1/openapi.json"""
 
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from service import database, readiness
+from service import metrics, readiness, session
 from service.http.app import ROUTES
 from service.migrate import history
 from service.readiness import Readiness
@@ -16,6 +17,7 @@ from tests.support.ledger import Urls
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
+CHECKS = ("database", "pool", "writable", "schema", "durable", "clock")
 UNREACHABLE = "postgresql://localhost:1/none"
 
 
@@ -23,6 +25,15 @@ UNREACHABLE = "postgresql://localhost:1/none"
 def probe_always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every call of Readiness.checks probes the database."""
     monkeypatch.setattr(readiness, "PROBE_EVERY_SECONDS", 0)
+
+
+def readiness_of(urls: Urls) -> Readiness:
+    """The checks for the test database, which may lose data."""
+    return Readiness(urls.service, lambda: True, allow_data_loss=True)
+
+
+def failed_checks(service_readiness: Readiness) -> set[str]:
+    return {name for name, passed in service_readiness.checks().items() if not passed}
 
 
 def metric(client: Client, series: str) -> float:
@@ -39,7 +50,7 @@ def test_health_returns_ok(anonymous: Client) -> None:
 def test_health_does_not_use_the_database(anonymous: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kubernetes must not restart the service during an outage of the database."""
     dependencies = anonymous.application.dependencies
-    failed = dict.fromkeys(("database", "writable", "schema"), False)
+    failed = dict.fromkeys(CHECKS, False)
     monkeypatch.setattr(dependencies.database, "run", lambda work: pytest.fail("the database was used"))
     monkeypatch.setattr(dependencies.readiness, "checks", lambda: failed)
     assert (anonymous.get("/health").status, anonymous.get("/ready").status) == (200, 503)
@@ -47,18 +58,17 @@ def test_health_does_not_use_the_database(anonymous: Client, monkeypatch: pytest
 
 def test_ready_returns_the_result_of_each_check(anonymous: Client) -> None:
     """The body has one member for each check."""
-    checks = {"database": True, "writable": True, "schema": True}
-    assert anonymous.get("/ready").json == {"ready": True, "checks": checks}
+    assert anonymous.get("/ready").json == {"ready": True, "checks": dict.fromkeys(CHECKS, True)}
 
 
 @pytest.mark.usefixtures("probe_always")
 def test_the_third_failed_probe_in_a_row_makes_the_service_unready(urls: Urls, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two failed probes have no effect, and one successful probe makes the service ready again."""
-    service_readiness = Readiness(urls.service)
+    service_readiness = readiness_of(urls)
     assert all(service_readiness.checks().values())
-    connect = database.connect
+    connect = session.connect
     with monkeypatch.context() as outage:
-        outage.setattr(database, "connect", lambda url: connect(UNREACHABLE))
+        outage.setattr(session, "connect", lambda url: connect(UNREACHABLE))
         results = [all(service_readiness.checks().values()) for _ in range(3)]
     assert (results, all(service_readiness.checks().values())) == ([True, True, False], True)
 
@@ -66,26 +76,64 @@ def test_the_third_failed_probe_in_a_row_makes_the_service_unready(urls: Urls, m
 def test_ready_probes_the_database_at_most_once_per_interval(urls: Urls, monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of requests in the interval has no effect."""
     monkeypatch.setattr(readiness, "PROBE_EVERY_SECONDS", 3600)  # longer than the test, also under load
-    service_readiness = Readiness(urls.service)
+    service_readiness = readiness_of(urls)
     service_readiness.checks()
-    monkeypatch.setattr(database, "connect", lambda url: pytest.fail("the database was probed again"))
+    monkeypatch.setattr(session, "connect", lambda url: pytest.fail("the database was probed again"))
     assert all(all(service_readiness.checks().values()) for _ in range(100))
 
 
 @pytest.mark.usefixtures("probe_always")
 def test_ready_requires_the_schema_version_of_the_code(urls: Urls, monkeypatch: pytest.MonkeyPatch) -> None:
     """An older schema is not ready; a newer schema is."""
-    service_readiness, read_schema_state = Readiness(urls.service), history.read_schema_state
+    service_readiness, read_schema_state = readiness_of(urls), history.read_schema_state
     difference = -1
 
-    def read_another_version(connection: psycopg.Connection[Any]) -> tuple[int, int, bool]:
-        version, min_code, writable = read_schema_state(connection)
-        return version + difference, min_code, writable
+    def read_another_version(connection: psycopg.Connection[Any]) -> history.SchemaState:
+        state = read_schema_state(connection)
+        return state._replace(version=state.version + difference)
 
     monkeypatch.setattr(history, "read_schema_state", read_another_version)
-    assert service_readiness.checks() == {"database": True, "writable": True, "schema": False}
+    assert failed_checks(service_readiness) == {"schema"}
     difference = 1
-    assert all(service_readiness.checks().values())
+    assert not failed_checks(service_readiness)
+
+
+@pytest.mark.usefixtures("probe_always")
+def test_ready_requires_a_connection_of_the_pool(urls: Urls) -> None:
+    """The pool has had none at three probes in a row. A pool whose connections are all in use has some."""
+    has_connection = True
+    service_readiness = Readiness(urls.service, lambda: has_connection, allow_data_loss=True)
+    assert not failed_checks(service_readiness)
+    has_connection = False
+    assert [failed_checks(service_readiness) for _ in range(3)] == [set(), set(), {"pool"}]
+    has_connection = True
+    assert not failed_checks(service_readiness)
+
+
+@pytest.mark.usefixtures("probe_always")
+def test_ready_requires_a_server_that_keeps_what_it_acknowledges(urls: Urls, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A setting is not durable. A service for development accepts it."""
+    monkeypatch.setitem(session.DURABLE, "synchronous_commit", ("another",))
+    monkeypatch.setitem(session.DURABLE, "fsync", ("on", "off"))
+    monkeypatch.setitem(session.DURABLE, "full_page_writes", ("on", "off"))
+    assert failed_checks(Readiness(urls.service, lambda: True, allow_data_loss=False)) == {"durable"}
+    assert not failed_checks(Readiness(urls.service, lambda: True, allow_data_loss=True))
+
+
+@pytest.mark.usefixtures("probe_always")
+def test_ready_requires_a_clock_that_is_not_ahead(urls: Urls, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The metric has the difference. A clock that is behind is accepted."""
+    service_readiness, read_schema_state = readiness_of(urls), history.read_schema_state
+    ahead = timedelta(seconds=session.CLOCK_MAX_AHEAD_SECONDS + 1)
+
+    def read_another_time(connection: psycopg.Connection[Any]) -> history.SchemaState:
+        return read_schema_state(connection)._replace(time=datetime.now(UTC) + ahead)
+
+    monkeypatch.setattr(history, "read_schema_state", read_another_time)
+    assert failed_checks(service_readiness) == {"clock"}
+    assert 60 < metric(client, "ledger_clock_ahead_seconds") <= 61
+    ahead = -ahead
+    assert not failed_checks(service_readiness)
 
 
 def test_requests_are_measured_by_route(client: Client) -> None:
@@ -133,8 +181,10 @@ def test_holds_are_counted_when_they_are_stored(client: Client) -> None:
     assert [metric(client, one) - value for one, value in zip(series, before, strict=True)] == [2, 1, 1, 1]
 
 
-def test_the_connection_pool_is_measured(client: Client) -> None:
+def test_the_connection_pool_is_measured(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """The size of the pool and the connections in use are read for each request of /metrics."""
+    # Tests create other applications in this process, and the last one is measured.
+    monkeypatch.setattr(metrics.POOL, "stats", client.application.dependencies.database._pool.get_stats)
     client.get("/v1/transfers")
     assert metric(client, "ledger_pool_size") == 8
     # A new pool counts the connections that it still opens as in use.

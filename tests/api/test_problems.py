@@ -7,9 +7,10 @@ import psycopg
 import pytest
 from psycopg_pool import ConnectionPool
 
+from service import session
 from service.contract import PROBLEMS
-from service.database import DeadlinePassed
 from service.http import app
+from service.session import DeadlinePassed
 from tests.support.client import Client, Reply, item, movement
 
 Trigger = Callable[[Client, pytest.MonkeyPatch, psycopg.Connection[Any]], Reply]
@@ -54,6 +55,12 @@ def overloaded(client: Client, patch: pytest.MonkeyPatch, owner: psycopg.Connect
     return client.with_scopes("read").get("/v1/transfers")
 
 
+def clock_ahead(client: Client, patch: pytest.MonkeyPatch, owner: psycopg.Connection[Any]) -> Reply:
+    """Send a transfer to a service whose clock is behind that of the database."""
+    patch.setattr(session, "CLOCK_MAX_AHEAD_SECONDS", -60)
+    return client.move("t")
+
+
 PATH = "/v1/transfers/t"
 TRIGGERS: dict[str, Trigger] = {
     "bad-request": sent("GET", "/health", environ={"HTTP_HOST": None}),
@@ -84,6 +91,7 @@ TRIGGERS: dict[str, Trigger] = {
     "batch-refused": last_of(lambda client: [client.batch(item("t", "poor"), atomic=True)]),
     "overloaded": overloaded,
     "database-unavailable": failing(psycopg.OperationalError("connection lost")),
+    "clock-ahead": clock_ahead,
     "deadline-exceeded": failing(DeadlinePassed("late")),
     "internal-error": failing(ZeroDivisionError("a bug")),
 }

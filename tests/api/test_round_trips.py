@@ -8,8 +8,8 @@ import psycopg
 import pytest
 from psycopg.pq import PipelineStatus
 
-from service.database import Connection
 from service.http.app import ROUTES
+from service.session import Connection
 from tests.support.client import Client
 
 READS = {

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from service import config, database
+from service import config, database, session
 from service.contract import LIMITS
 from service.http.app import Application
 from service.ledger import group
@@ -53,12 +53,12 @@ def client(
     expected_deadlocks: int,
 ) -> Iterator[Client]:
     """A client of two applications. The test fails if the database counts an unexpected deadlock."""
-    monkeypatch.setattr(database, "SESSION", database.SESSION + LONG_TIMEOUTS)
-    monkeypatch.setattr(database, "LOCK_TIMEOUT_MILLISECONDS", LONG_SECONDS * 1000)
+    monkeypatch.setattr(session, "SESSION", session.SESSION + LONG_TIMEOUTS)
+    monkeypatch.setattr(session, "LOCK_TIMEOUT_MILLISECONDS", LONG_SECONDS * 1000)
     monkeypatch.setattr(database, "LIMITS", LONG_LIMITS)
     monkeypatch.setattr(group, "LIMITS", LONG_LIMITS)
     monkeypatch.setattr(group, "GROUP_LOCK_MILLISECONDS", LONG_SECONDS * 1000)
-    monkeypatch.setitem(database.CONNECT, "application_name", SESSIONS)
+    monkeypatch.setitem(session.CONNECT, "application_name", SESSIONS)
     before = count_deadlocks(owner)
     applications = [build_application(config.load(environment)) for _ in range(2)]
     yield Replicas(applications)

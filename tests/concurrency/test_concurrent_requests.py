@@ -2,14 +2,12 @@
 
 import threading
 from collections import Counter
-from collections.abc import Collection
 from functools import partial
 from typing import Any
 
 import pytest
 
-from service.database import Connection
-from service.ledger import accounts
+from service.session import Connection, Statement
 from tests.support.client import Client, Reply, item
 from tests.support.threads import THREADS, Call, together
 from tests.support.waiting import LIMIT_SECONDS, attempts
@@ -146,17 +144,18 @@ def test_a_build_that_locks_accounts_in_any_order_causes_a_deadlock(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Broken on purpose: the server counts the deadlock, so the check of the other tests can fail."""
-    lock = accounts.lock
+    fetch_together = Connection.fetch_together
     orders = iter([("a", "b"), ("b", "a")])
     both_have_one = threading.Barrier(2)
 
-    def lock_in_any_order(connection: Connection, ids: Collection[str], milliseconds: int | None) -> Any:
+    def lock_in_any_order(connection: Connection, *statements: Statement) -> Any:
+        connection.execute("BEGIN")
         for position, id in enumerate(next(orders, ())):
             connection.execute("SELECT FROM account WHERE id = %s FOR NO KEY UPDATE", [id]).fetchall()
             if position == 0:
                 both_have_one.wait(LIMIT_SECONDS)
-        return lock(connection, ids, milliseconds)
+        return [[], *fetch_together(connection, *statements[1:])]  # without BEGIN
 
-    monkeypatch.setattr(accounts, "lock", lock_in_any_order)
+    monkeypatch.setattr(Connection, "fetch_together", lock_in_any_order)
     replies = [Call(partial(client.move, f"t{n}", "a", "b", 1), name=f"thread-{n}") for n in range(2)]
     assert [reply.result().status for reply in replies] == [201, 201]

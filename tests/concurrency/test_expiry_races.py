@@ -132,7 +132,7 @@ def test_a_build_that_does_not_advance_the_time_shows_the_state_before_the_captu
     def select_as_of_now(connection: Any, statement: Any, parameters: Any, as_of_last_at: bool) -> Any:
         return select(connection, statement, parameters, as_of_last_at=False)
 
-    monkeypatch.setattr(ledger_clock, "advance_past", lambda connection, at: None)
+    monkeypatch.setattr(ledger_clock, "advance_past", lambda connection, at: 0)
     monkeypatch.setattr(accounts, "select", select_as_of_now)
     seen, captured = read_while_a_capture_commits(client, clock, urls, read)
     assert captured.status == 201

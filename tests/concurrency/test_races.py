@@ -13,10 +13,10 @@ import psycopg
 import pytest
 
 from service import config, server
-from service.database import Connection
 from service.ledger import accounts, posting, rules
 from service.ledger import clock as ledger_clock
 from service.ledger.types import Result
+from service.session import Connection
 from tests.concurrency.conftest import Replicas
 from tests.support import broken
 from tests.support.client import Client, Reply

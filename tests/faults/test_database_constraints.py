@@ -51,7 +51,7 @@ def test_an_id_cannot_be_posted_twice(
     """A build that does not read the ids in use is stopped by the primary key, also when it retries."""
     client.move("t", "a", "b", 5)
     select = transfers.select
-    monkeypatch.setattr(transfers, "select", lambda connection, ids: select(connection, []))
+    monkeypatch.setattr(transfers, "select", lambda ids: select([]))
     with nothing_changes():
         reply = client.move("t", "a", "b", 5)
     assert (reply.slug, reply.json["outcome"]) == ("database-unavailable", "not_applied")
@@ -63,7 +63,7 @@ def test_a_hold_cannot_be_placed_twice(
     """A build that does not read the ids in use is stopped by the primary key, also when it retries."""
     client.hold("h", "a", "b", 5)
     select = holds.select
-    monkeypatch.setattr(holds, "select", lambda connection, ids: select(connection, []))
+    monkeypatch.setattr(holds, "select", lambda ids: select([]))
     with nothing_changes():
         reply = client.hold("h", "a", "b", 5)
     assert (reply.slug, reply.json["outcome"]) == ("database-unavailable", "not_applied")

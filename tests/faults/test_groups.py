@@ -9,9 +9,9 @@ import psycopg
 import pytest
 
 from service.contract import LIMITS
-from service.database import CommitUnknown
 from service.ledger import accounts, group, posting, rules
 from service.ledger.group import GroupPosting
+from service.session import CommitUnknown
 from tests.support import broken, waiting
 from tests.support.client import Client
 from tests.support.groups import FIRST, Post, a_group_waits, post_as_group

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from service import database
+from service import database, session
 from service.errors import Refusal
 from service.http.app import Application
 from service.ledger import accounts
@@ -164,7 +164,7 @@ def test_a_commit_that_did_not_arrive_is_sent_again(proxied_client: Client, prox
 def test_a_transaction_that_ends_with_another_tag_than_commit_is_an_error(application: Application) -> None:
     """A transaction that ends in ROLLBACK without an error is not applied."""
 
-    def work(connection: database.Connection) -> None:
+    def work(connection: session.Connection) -> None:
         connection.execute_and_commit("BEGIN; SELECT 1; ROLLBACK", {})
 
     with pytest.raises(Refusal) as caught:

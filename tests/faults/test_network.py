@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from service import database, readiness
+from service import database, readiness, session
 from service.contract import LIMITS
 from tests.support import broken
 from tests.support.client import Client, Reply
@@ -70,7 +70,7 @@ def test_a_build_that_sends_statements_one_by_one_blocks_others(
 ) -> None:
     """Broken on purpose: in pipeline mode the stuck client holds the journal row, and other clients are refused."""
     client.open("c", "d", min_balance=None)
-    monkeypatch.setattr(database.Connection, "execute_and_commit", broken.execute_in_a_pipeline)
+    monkeypatch.setattr(session.Connection, "execute_and_commit", broken.execute_in_a_pipeline)
     with a_client_stuck_before_commit(proxied_client, proxy) as posting:
         wait_until(
             lambda: owner.execute("SELECT FROM journal FOR UPDATE SKIP LOCKED").rowcount == 0, "the row is locked"

@@ -9,7 +9,7 @@ import psycopg
 import psycopg_pool
 import pytest
 
-from service import config, database
+from service import config, database, session
 from service.contract import LIMITS
 from service.http.app import Application
 from service.ledger import group
@@ -40,7 +40,7 @@ def test_a_session_that_the_server_ends_is_replaced(application: Application) ->
     """Any error of severity FATAL ends the connection, whatever its code: here 57P05, idle_session_timeout."""
     attempts: list[int] = []
 
-    def work(connection: database.Connection) -> Any:
+    def work(connection: session.Connection) -> Any:
         attempts.append(len(attempts))
         if len(attempts) == 1:
             connection.execute("SET idle_session_timeout = '20ms'")
@@ -51,7 +51,7 @@ def test_a_session_that_the_server_ends_is_replaced(application: Application) ->
     assert attempts == [0, 1]
 
 
-def has_ended(connection: database.Connection) -> bool:
+def has_ended(connection: session.Connection) -> bool:
     """Whether the server has sent something to this idle connection, which can only be its end."""
     readable, _, _ = select.select([connection.fileno()], [], [], 0)
     return bool(readable)
@@ -143,3 +143,41 @@ def test_a_database_that_accepts_no_writes_is_unavailable(read_only_client: Clie
     assert (reply.slug, reply.json["outcome"]) == ("database-unavailable", "not_applied")
     ready = read_only_client.get("/ready")
     assert (ready.status, ready.json["checks"]["writable"]) == (503, False)
+
+
+@pytest.fixture
+def lost_connections(
+    client: Client, proxy: Proxy, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Client]:
+    """A client of an application whose three connections are lost, and whose next three never respond to a statement.
+
+    The pool opens connections in three threads.
+    """
+    client.open("a", "b", min_balance=None)
+    monkeypatch.setattr(session, "CONFIGURE_SECONDS", 0.5)
+    for module in (database, group):
+        monkeypatch.setattr(module, "LIMITS", replace(LIMITS, request_deadline_seconds=1))
+    application = build_application(config.load(environment | {"DATABASE_URL": proxy.url, "POOL_SIZE": "3"}))
+    lost = Client(application)
+    wait_until(lambda: lost.get("/v1/transfers").status == 200, "the application is connected")
+    proxy.lose, proxy.losses = b"SET ROLE", 3
+    proxy.cut_all()
+    assert lost.move("refused", "a", "b", 5).json["outcome"] == "not_applied"
+    yield lost
+    proxy.cut_all()  # else closing the pool waits for them
+    application.dependencies.database.close()
+
+
+def test_connections_that_authenticate_and_then_hang_are_replaced(lost_connections: Client) -> None:
+    """The settings of a new connection have a deadline."""
+    wait_until(lambda: lost_connections.move("t", "a", "b", 5).status == 201, "a transfer is posted")
+
+
+def test_a_build_without_that_deadline_does_not_recover(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """Broken on purpose: the pool waits for these three connections, and /ready notices that it has none."""
+    monkeypatch.setattr(session, "configure_in_time", session.configure)
+    lost: Client = request.getfixturevalue("lost_connections")
+    assert {lost.move(f"t{n}", "a", "b", 5).status for n in range(5)} == {503}
+    assert not lost.application.dependencies.database.has_connection()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from service import config, database, server
+from service import config, database, server, session
 from service.contract import LIMITS
 from service.http import app, request
 from service.server import build_application
@@ -28,7 +28,7 @@ def test_a_request_that_gets_no_connection_is_refused(
     client = Client(application)
     in_use, release = threading.Event(), threading.Event()
 
-    def use(connection: database.Connection) -> None:
+    def use(connection: session.Connection) -> None:
         in_use.set()
         wait_for(release)
 

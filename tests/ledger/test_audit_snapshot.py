@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from service import database
+from service import session
 from service.ledger import audit
 from tests.support import waiting
 from tests.support.client import Client, item
@@ -24,8 +24,8 @@ def test_all_checks_read_one_snapshot(client: Client, urls: Urls) -> None:
         client.move(f"during-{check}", "world", "a", 1)
         posted.append(check)
 
-    with database.connect(urls.service) as connection:
-        database.configure(connection)
+    with session.connect(urls.service) as connection:
+        session.configure(connection)
         report = audit.run(connection, on_check=post)
     assert posted == list(audit.CHECKS)
     assert (report.errors, report.transfers, report.last_number) == ([], 1, 1)  # the first one precedes the snapshot
@@ -40,8 +40,8 @@ def test_an_audit_during_postings_finds_no_errors(client: Client, urls: Urls) ->
 
     last_numbers = set()
     thread = threading.Thread(target=post)
-    with database.connect(urls.service) as connection:
-        database.configure(connection)
+    with session.connect(urls.service) as connection:
+        session.configure(connection)
 
         def audit_until_posted() -> bool:
             report = audit.run(connection)

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import strategies as st
 from psycopg.sql import SQL
 
-from service.database import Connection
 from service.ledger import clock as ledger_clock
 from service.ledger import posting, transfers
 from service.logs import format_time
+from service.session import Connection
 from tests.support import broken
 from tests.support.client import Client, item
 from tests.support.ledger import Clock

@@ -7,9 +7,9 @@ import psycopg
 import pytest
 from psycopg.sql import SQL
 
-from service import database
-from service.database import Connection
+from service import session
 from service.ledger.posting import RETRIED_CONSTRAINTS
+from service.session import Connection
 from tests.support.client import Client
 from tests.support.ledger import Urls
 
@@ -20,8 +20,8 @@ def service(urls: Urls, client: Client) -> Iterator[psycopg.Connection[Any]]:
     client.open("a", "b", min_balance=None)
     client.move("t", "a", "b", 1)
     client.hold("h", "a", "b", 1)
-    with database.connect(urls.service) as connection:
-        database.configure(connection)
+    with session.connect(urls.service) as connection:
+        session.configure(connection)
         yield connection
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from service import database
+from service import database, session
 from service import export as command
-from service.database import Connection
+from service.session import Connection
 from tests.support.client import Client, item
 from tests.support.export import export, run
 from tests.support.ledger import Urls
@@ -29,8 +29,8 @@ PAGE = (ROOT / "docs" / "export.md").read_text("utf-8")
 @pytest.fixture
 def connection(urls: Urls) -> Iterator[Connection]:
     """A connection as the export uses it."""
-    with database.connect(urls.service) as connection:
-        database.configure(connection)
+    with session.connect(urls.service) as connection:
+        session.configure(connection)
         with database.read_only_snapshot(connection):
             yield connection
 

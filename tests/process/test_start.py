@@ -12,6 +12,9 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from dev import postgres
+from service import config
+from service.migrate import runner
+from service.migrate.files import read_files
 from tests.support import live
 from tests.support.ledger import Urls
 from tests.support.waiting import LIMIT_SECONDS
@@ -44,6 +47,19 @@ def test_an_invalid_password_ends_the_start(environment: Environment) -> None:
         line = failed_start(environment | {"DATABASE_URL": url}, 69)
     assert "password authentication failed" in line["message"]
     assert "hunter2" not in json.dumps(line)
+
+
+def test_a_server_that_can_lose_acknowledged_transfers_ends_the_start(environment: Environment) -> None:
+    """The exit code is 69; the line has the settings, and the values that are needed. Development accepts them."""
+    callers = environment["CALLERS"].replace(config.DEVELOPMENT_TOKEN_SHA256, "a" * 64)
+    production = environment | {"ENVIRONMENT": "production", "CALLERS": callers}
+    with postgres.running() as server, psycopg.connect(server.owner_url, autocommit=True) as owner:
+        runner.up(owner, read_files())
+        line = failed_start(production | {"DATABASE_URL": server.service_url}, 69)
+        assert "fsync = off, full_page_writes = off, synchronous_commit = off" in line["message"]
+        assert "synchronous_commit = on or remote_apply" in line["fix"]
+        development = environment | {"DATABASE_URL": server.service_url, "PORT": str(live.free_port())}
+        assert live.run(["service", "--check"], development)[0] == 0
 
 
 def test_an_unknown_database_ends_the_start(environment: Environment, urls: Urls) -> None:

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from service import __main__ as start
-from service import audit, database, log_writer, readiness, server, worker
+from service import audit, database, log_writer, readiness, server, session, worker
 from service.contract import LIMITS, PROBLEMS
 from service.http import app
 from service.ledger import accounts, clock, group
@@ -81,9 +81,10 @@ def test_every_limit_is_documented() -> None:
 def test_every_documented_timeout_equals_that_of_the_code() -> None:
     """The table of limits and timeouts has names of the code with their numbers."""
     config: Any = SimpleNamespace(host="", port=0)
-    known = {**database.CONNECT, **vars(LIMITS), **server.gunicorn_settings(config)}
-    known |= dict(re.findall(r"SET (\w+) = '([0-9]+)m?s'", database.SESSION))
-    for module in (accounts, app, clock, database, group, log_writer, readiness, runner, server, worker):
+    known = {**session.CONNECT, **vars(LIMITS), **server.gunicorn_settings(config)}
+    known |= dict(re.findall(r"SET (\w+) = '([0-9]+)m?s'", session.SESSION))
+    modules = (accounts, app, clock, database, group, log_writer, readiness, runner, server, session, start, worker)
+    for module in modules:
         known |= {name: value for name, value in vars(module).items() if name.isupper()}
     table = rows(section(OPERATIONS, "Limits and timeouts"), "name")
     documented = {name: float(cells[0].split()[0]) for name, cells in table.items()}

@@ -28,7 +28,7 @@ LAYERS = [
     ),
     ("service.http",),
     ("service.ledger",),
-    ("service.database", "service.readiness", "service.migrate"),
+    ("service.database", "service.session", "service.readiness", "service.migrate"),
     ("service.errors", "service.config", "service.logs", "service.metrics", "service.contract"),
 ]
 SPEAKS_SQL = ("service.ledger", "service.migrate")

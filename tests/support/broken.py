@@ -10,7 +10,7 @@ import pytest
 from psycopg.rows import TupleRow
 from psycopg.sql import SQL, Composed
 
-from service.database import Connection
+from service.session import Connection, Statement
 
 
 def build(monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any], original: str, replacement: str) -> None:
@@ -30,6 +30,16 @@ def replace_sql(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, origina
     text = getattr(module, name).as_string()
     assert original in text, f"{name} does not contain {original!r}"
     monkeypatch.setattr(module, name, Composed([SQL(text.replace(original, replacement))]))
+
+
+def fetch_in_a_pipeline(self: Connection, *statements: Statement) -> list[list[Any]]:
+    """Replaces Connection.fetch_together: after it, the server does not limit how long the transaction is idle."""
+    with self.pipeline():
+        cursors = [
+            self.cursor(row_factory=statement.row_factory).execute(statement.text, statement.parameters)
+            for statement in statements
+        ]
+    return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
 
 
 def execute_in_a_pipeline(

@@ -41,6 +41,8 @@ class Proxy:
         self.cut_to_server: Trigger = no_data
         self.cut_to_client: Trigger = no_data
         self.cuts = 0  # the number of connections that the triggers may still cut
+        self.lose = b""  # a message to the server with these bytes, and all that follow, vanish; no connection is cut
+        self.losses = 0  # the number of connections that `lose` may still affect
         self.stop_before = b""  # these bytes to the server, and all that follow, are held back until `resume`
         self.stopped = threading.Event()
         self.flowing = threading.Event()
@@ -78,6 +80,8 @@ class Proxy:
 
     def resume(self) -> None:
         """Forward again, including what was held back."""
+        self.lose = b""  # a message to the server with these bytes, and all that follow, vanish; no connection is cut
+        self.losses = 0  # the number of connections that `lose` may still affect
         self.stop_before = b""
         self.flowing.set()
 
@@ -105,6 +109,9 @@ class Proxy:
                 if self.cuts and getattr(self, side)(data):
                     self.cuts -= 1
                     break
+                if side == "cut_to_server" and self.losses and self.lose in data:
+                    self.losses -= 1
+                    return
                 if side == "cut_to_server" and self.stop_before and self.stop_before in data:
                     head, _, _ = data.partition(self.stop_before)
                     target.sendall(head)
