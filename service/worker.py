@@ -91,11 +91,18 @@ class ClientSocket:
         if not self._has_ended and seconds > 0 and self._bytes_left > 0:
             self._client.settimeout(seconds)
             with contextlib.suppress(TimeoutError):
-                data = self._client.recv(size)
+                data = self._receive(size)
         if self._read_until is None:
             self._read_until = time.monotonic() + REQUEST_READ_SECONDS
         self._bytes_left -= len(data)
         self._has_ended = not data
+        return data
+
+    def _receive(self, size: int) -> bytes:
+        try:
+            data: bytes = self._client.recv(size)
+        except socket.cancel_wait_ex:  # `end_if_idle` ended the wait. A request that has arrived meanwhile is read.
+            data = self._client.recv(size)
         return data
 
     def sendall(self, data: bytes) -> None:

@@ -62,6 +62,18 @@ def test_an_idle_connection_ends(pair: tuple[gevent_socket.socket, gevent_socket
     assert read_all(ClientSocket(pair[0], idle_seconds=0.05)) == b""
 
 
+def test_a_request_that_arrives_while_its_connection_is_ended_is_read(
+    pair: tuple[gevent_socket.socket, gevent_socket.socket],
+) -> None:
+    """The client sends at the moment at which the server, after a drain, ends idle connections."""
+    client = ClientSocket(pair[0], idle_seconds=LIMIT_SECONDS)
+    reading = gevent.spawn(read_all, client)
+    gevent.sleep(0)  # the reader waits for the first byte
+    pair[1].sendall(b"request")
+    client.end_if_idle()
+    assert reading.get(timeout=LIMIT_SECONDS) == b"request"
+
+
 def test_a_request_has_a_limit_of_bytes(
     pair: tuple[gevent_socket.socket, gevent_socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
