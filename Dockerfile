@@ -21,6 +21,7 @@ RUN python -m compileall -q service
 USER 10001:10001
 EXPOSE 8080
 
-# Without a shell, so that the process is PID 1 and handles SIGTERM itself.
+# Without a shell, so that the process is PID 1 and handles SIGTERM itself. It then drains for DRAIN_SECONDS. Docker kills
+# after 10 s, and an image cannot change that: docker run --stop-timeout 45, or docker stop -t 45.
 # No HEALTHCHECK: the image has no curl, and the probes of k8s/deployment.yaml use /health and /ready.
 ENTRYPOINT ["python", "-m", "service"]

@@ -91,6 +91,7 @@ def _start(database_url: str, port: int, work: Path, folder: Path) -> "subproces
         "CALLERS": json.dumps(CALLERS),
         "HOST": "127.0.0.1",
         "PORT": str(port),
+        "DRAIN_SECONDS": "0",
         MARKER: str(work),
     }
     return subprocess.Popen(

@@ -40,6 +40,7 @@ class Config:
     log_level: str
     pool_size: int  # database connections
     startup_wait_seconds: int
+    drain_seconds: int
 
     def redacted(self) -> dict[str, Any]:
         """The settings as they are logged: LOGGED_PARAMETERS of the database, names and scopes of the callers."""
@@ -70,6 +71,7 @@ def load(environment: Mapping[str, str]) -> Config:
         log_level=settings.choice("LOG_LEVEL", ("debug", "info", "warning", "error"), "info"),
         pool_size=settings.integer("POOL_SIZE", 8, 1, 100),
         startup_wait_seconds=settings.integer("STARTUP_WAIT_SECONDS", 0, 0, 3600),
+        drain_seconds=settings.integer("DRAIN_SECONDS", 10, 0, 300),
     )
     has_public_token = any(DEVELOPMENT_TOKEN_SHA256 in caller.token_sha256 for caller in config.callers)
     if has_public_token and config.environment == "production":

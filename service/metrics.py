@@ -6,7 +6,7 @@ from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from service import VERSION
+from service import VERSION, drain
 
 # Names and labels follow the OpenTelemetry HTTP conventions. A method that is not in KNOWN_METHODS is `_OTHER`.
 REQUEST_SECONDS = Histogram(
@@ -39,6 +39,8 @@ SCHEMA_VERSION = Gauge("ledger_schema_version", "Migration number.", ["which"]) 
 CLOCK_AHEAD_SECONDS = Gauge(
     "ledger_clock_ahead_seconds", "Clock of the database minus clock of the service, at the last probe."
 )
+DRAINING = Gauge("ledger_draining", "1 while the process drains before its stop, else 0.")
+DRAINING.set_function(drain.is_active)
 BUILD_INFO = Gauge("ledger_build_info", "Always 1; the label is the running version.", ["version"])
 BUILD_INFO.labels(VERSION).set(1)
 

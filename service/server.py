@@ -2,6 +2,7 @@
 
 import gc
 import resource
+import signal
 from typing import Any
 
 import gunicorn.glogging
@@ -9,7 +10,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
-from service import logs
+from service import drain, logs
 from service.config import Config
 from service.database import Database
 from service.http.app import Application
@@ -21,6 +22,9 @@ from service.worker import CooperativeWorker
 
 MIN_CONNECTIONS = 100  # with fewer, probes would wait for callers
 MAX_CONNECTIONS = 4000  # twice MAX_IN_FLIGHT: the other half is idle, or its refusal is held back. 28 KB each
+# Seconds from `graceful_timeout`, after which the worker cuts the requests in progress, until the master kills it. The
+# worker looks once a second and needs up to 3 s to cut them, 5 s to close its pool, and 2 s to write its log.
+STOP_RESERVE_SECONDS = 10
 RESERVED_FILES = 200  # open files that are not connections of clients: the pool (at most 100), probes, the log
 
 # Python collects garbage after this many new objects, and after this many such collections also among older objects.
@@ -30,7 +34,7 @@ GC_THRESHOLDS = (10_000, 20, 50)
 
 
 class Server(BaseApplication):
-    """gunicorn with one worker: one process per container, replicas for more. `run` does not return."""
+    """gunicorn with one worker: one process per container, replicas for more."""
 
     def __init__(self, config: Config, connections: int) -> None:
         self.config = config
@@ -44,6 +48,42 @@ class Server(BaseApplication):
 
     def load(self) -> Application:
         return build_application(self.config)
+
+    def run(self) -> None:
+        """Serve until a signal arrives. It does not return: gunicorn ends the process."""
+        Master(self).run()
+
+
+class Master(Arbiter):
+    """gunicorn's master process, which drains before it stops.
+
+    Between SIGTERM and the end of the drain it works as before: the worker accepts connections, and is replaced if it
+    fails. The timer is a signal, because gunicorn's main loop handles signals one after the other.
+    """
+
+    SIGNALS = (*Arbiter.SIGNALS, signal.SIGALRM)
+
+    def handle_term(self) -> None:
+        """SIGTERM: the first one begins the drain, the second one ends it."""
+        seconds = self.app.config.drain_seconds
+        if drain.is_active() or not seconds:
+            self._stop_gracefully()
+        else:
+            drain.begin()
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            logs.log.info("draining for %s s, then stopping", seconds, extra={"event": "drain.begin"})
+
+    def handle_alrm(self) -> None:
+        """SIGALRM: DRAIN_SECONDS have passed."""
+        self._stop_gracefully()
+
+    def _stop_gracefully(self) -> None:
+        """gunicorn's own reaction to SIGTERM. It raises an exception that ends the main loop."""
+        if drain.is_active():
+            logs.log.info("stopping after the drain", extra={"event": "drain.end"})
+        # The worker has this limit too, and must reach it first: a worker that is killed does not log what it cut.
+        self.cfg.set("graceful_timeout", self.cfg.graceful_timeout + STOP_RESERVE_SECONDS)
+        super().handle_term()
 
 
 def build_application(config: Config) -> Application:
@@ -74,7 +114,7 @@ def gunicorn_settings(config: Config) -> dict[str, Any]:
         "workers": 1,
         "keepalive": 75,  # seconds; longer than a load balancer's own, else it uses a closed connection and returns 502
         "timeout": 30,  # seconds without a heartbeat of the worker; it does not limit a request
-        "graceful_timeout": 20,  # seconds for requests in progress after SIGTERM
+        "graceful_timeout": 20,  # seconds for requests in progress after the drain
         "worker_connections": MAX_CONNECTIONS,
         "backlog": MAX_CONNECTIONS,  # all may connect at once; if it is full, a client's kernel retries after 1 s
         "control_socket_disable": True,  # its socket would be created in $HOME

@@ -5,11 +5,13 @@ Each connection has a greenlet: while one waits for its client or for the databa
 - If a request is not complete REQUEST_READ_SECONDS after its first byte, or has more than REQUEST_BYTES, it ends there
   as if the client had closed the connection.
 - If a client has not received a response after RESPONSE_SEND_SECONDS, its connection is closed.
-- A connection without a request is closed after gunicorn's `keepalive`, and within about a second after SIGTERM.
+- A connection without a request is closed after gunicorn's `keepalive`, and within about a second after the drain.
+- While the process drains, each response closes its connection, so that the client connects to another process.
 """
 
 import contextlib
 import errno
+import functools
 import time
 from typing import Any
 
@@ -17,7 +19,7 @@ import gunicorn.util
 from gevent import get_hub, socket
 from gunicorn.workers.ggevent import GeventWorker
 
-from service import logs
+from service import drain, logs
 
 REQUEST_READ_SECONDS = 10.0  # head and body together: 1 MiB in this time is 0.8 Mbit/s
 # Head and body. gunicorn accepts a head of 0.8 MiB, and the largest body has 1 MiB. Without this limit, gunicorn would
@@ -50,6 +52,10 @@ class CooperativeWorker(GeventWorker):
 
     def handle_request(self, listener_name: Any, request: Any, client: Any, address: Any) -> None:
         """Serve one request. gunicorn raises StopIteration if the connection ends with it."""
+        should_close = request.should_close
+        # gunicorn asks twice, for the header Connection and after the body. The first answer holds, even if the drain
+        # begins between the two: a client keeps a connection on which the response did not have `Connection: close`.
+        request.should_close = functools.cache(lambda: drain.is_active() or should_close())
         super().handle_request(listener_name, request, client, address)
         # Read the body, if the application refused the request before it did. gunicorn itself would read it in steps of
         # 1 KiB, and copy the rest in each step: with 1 MiB, all other requests waited 25 ms.
@@ -62,7 +68,7 @@ class CooperativeWorker(GeventWorker):
         return contextlib.nullcontext()
 
     def notify(self) -> None:
-        """gunicorn calls this once a second. After SIGTERM, end the connections that have no request."""
+        """gunicorn calls this once a second. After the drain, end the connections that have no request."""
         super().notify()
         if not self.alive:
             for client in self._clients:

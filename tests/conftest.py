@@ -74,6 +74,7 @@ def environment(urls: Urls) -> dict[str, str]:
         "CALLERS": DEVELOPMENT,
         "ENVIRONMENT": "development",
         "HOST": "127.0.0.1",
+        "DRAIN_SECONDS": "0",
         "PATH": os.environ["PATH"],
     }
 

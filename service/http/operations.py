@@ -2,6 +2,7 @@
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from service import drain
 from service.http.request import Dependencies, Request
 from service.http.response import Response, json_response
 
@@ -12,8 +13,11 @@ def health(request: Request, dependencies: Dependencies) -> Response:
 
 
 def ready(request: Request, dependencies: Dependencies) -> Response:
-    """GET /ready: 200 if the database responds, accepts writes and has the schema of this code; else 503."""
-    checks = dependencies.readiness.checks()
+    """GET /ready: 200 if the database responds, accepts writes and has the schema of this code; else 503.
+
+    It is also 503 while the process drains, so that a load balancer sends new connections to another process.
+    """
+    checks = dependencies.readiness.checks() | {"serving": not drain.is_active()}
     is_ready = all(checks.values())
     return json_response(200 if is_ready else 503, {"ready": is_ready, "checks": checks})
 

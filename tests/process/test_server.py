@@ -91,9 +91,10 @@ def test_the_trace_id_is_taken_from_traceparent(service: Live) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_a_signal_stops_the_service(service: Live, number: int) -> None:
-    """The exit code is 0, the pool is closed, and the log has no errors."""
+    """The exit code is 0, the pool is closed, and the log has no errors. With DRAIN_SECONDS=0 there is no drain."""
     service.request("GET", "/v1/transfers")
     assert service.stop(number) == 0
+    assert "drain.begin" not in [line["event"] for line in service.lines]
     assert service.lines[-1]["message"].startswith("Shutting down")
     assert not [line for line in service.lines if line["level"] in ("error", "critical")]
 

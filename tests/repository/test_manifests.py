@@ -133,15 +133,30 @@ def test_every_probe_requests_an_existing_path() -> None:
 
 
 def test_kubernetes_waits_longer_than_the_service_needs() -> None:
-    """Its times exceed the wait for the database at the start, gunicorn's worker timeout, and the graceful shutdown."""
-    gunicorn, startup, liveness = (
-        server.gunicorn_settings(production()),
-        SERVICE["startupProbe"],
-        SERVICE["livenessProbe"],
-    )
-    assert startup["periodSeconds"] * startup["failureThreshold"] > production().startup_wait_seconds + 10
-    assert liveness["periodSeconds"] * liveness["failureThreshold"] > gunicorn["timeout"]
-    assert SERVICE_POD["spec"]["terminationGracePeriodSeconds"] > gunicorn["graceful_timeout"]
+    """Its times exceed the wait for the database at the start, gunicorn's worker timeout, the drain and the stop."""
+    gunicorn = server.gunicorn_settings(production())
+    stop_seconds = gunicorn["graceful_timeout"] + server.STOP_RESERVE_SECONDS
+    assert detection_seconds("startupProbe") > production().startup_wait_seconds + 10
+    assert detection_seconds("livenessProbe") > max(gunicorn["timeout"], stop_seconds)
+    assert SERVICE_POD["spec"]["terminationGracePeriodSeconds"] > production().drain_seconds + stop_seconds
+
+
+def test_kubernetes_sees_the_drain_before_it_ends() -> None:
+    """The readiness probe fails within the drain. No preStop hook delays SIGTERM, and so shortens the grace period."""
+    assert detection_seconds("readinessProbe") < production().drain_seconds
+    assert "lifecycle" not in SERVICE
+
+
+def test_a_rollout_stops_an_old_pod_only_after_a_new_one_is_ready() -> None:
+    """No pod is stopped for a release that does not become ready."""
+    strategy = BY_NAME["Deployment", "ledger"]["spec"]["strategy"]
+    assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
+
+
+def detection_seconds(probe: str) -> int:
+    """How long the answer must be negative until Kubernetes acts on it, if the answer comes at once."""
+    seconds: int = SERVICE[probe]["periodSeconds"] * SERVICE[probe]["failureThreshold"]
+    return seconds
 
 
 def test_all_ports_are_equal() -> None:

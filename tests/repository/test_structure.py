@@ -29,7 +29,7 @@ LAYERS = [
     ("service.http",),
     ("service.ledger",),
     ("service.database", "service.session", "service.readiness", "service.migrate"),
-    ("service.errors", "service.config", "service.logs", "service.metrics", "service.contract"),
+    ("service.errors", "service.config", "service.logs", "service.metrics", "service.drain", "service.contract"),
 ]
 SPEAKS_SQL = ("service.ledger", "service.migrate")
 READS_ENVIRONMENT = {"service.__main__", "service.audit", "service.export", "service.migrate.__main__"}

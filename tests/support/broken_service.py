@@ -19,7 +19,8 @@ from typing import Any
 from gevent.monkey import get_original
 
 from service import __main__ as start
-from service import log_writer
+from service import log_writer, server
+from service.migrate import history
 
 
 def resolve_while_others_wait() -> None:
@@ -30,6 +31,23 @@ def resolve_while_others_wait() -> None:
 def log_while_others_wait() -> None:
     """Write each log line where it is made."""
     log_writer.install = lambda: None
+
+
+def finish_requests_within_a_second() -> None:
+    """Shorten gunicorn's graceful_timeout. This is no fault."""
+    settings = server.gunicorn_settings
+    server.gunicorn_settings = lambda config: settings(config) | {"graceful_timeout": 1}
+
+
+def kill_the_worker_at_its_own_limit() -> None:
+    """Leave the worker no time to cut the requests in progress."""
+    server.STOP_RESERVE_SECONDS = 0
+
+
+def stay_unready() -> None:
+    """Serve, but return 503 on /ready: the check reads a schema version that is too old."""
+    read = history.read_schema_state
+    history.read_schema_state = lambda connection: read(connection)._replace(version=0)
 
 
 def keep_few_lines() -> None:

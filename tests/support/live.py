@@ -86,14 +86,29 @@ class Live:
 
 @contextlib.contextmanager
 def serving(
-    environment: dict[str, str], module: tuple[str, ...] = ("service",), open_files: int | None = None
+    environment: dict[str, str],
+    module: tuple[str, ...] = ("service",),
+    folder: Path = ROOT,
+    open_files: int | None = None,
 ) -> Iterator[Live]:
-    """The service on a free port, ready. `module` may be one that breaks it."""
+    """The service on a free port, ready. `module` may be one that breaks it, `folder` a copy of the repository."""
+    with starting(environment, module, folder, open_files) as live:
+        wait_until(live.is_ready, "the service is ready")
+        yield live
+
+
+@contextlib.contextmanager
+def starting(
+    environment: dict[str, str],
+    module: tuple[str, ...] = ("service",),
+    folder: Path = ROOT,
+    open_files: int | None = None,
+) -> Iterator[Live]:
+    """The same, without waiting until it is ready."""
     with reserved_port() as port, tempfile.TemporaryFile() as printed:
-        process = start([*module], environment | {"PORT": str(port)}, printed, open_files=open_files)
+        process = start([*module], environment | {"PORT": str(port)}, printed, folder, open_files)
         live = Live(process, printed, f"http://127.0.0.1:{port}")
         try:
-            wait_until(live.is_ready, "the service is ready")
             yield live
         finally:
             if process.poll() is None:
