@@ -42,7 +42,7 @@ BEHAVIOURS = [
 
 @dataclass
 class Client:
-    """One client with two accounts, and what happened to its requests. Its ids begin with `name`."""
+    """One client, and what happened to its requests. Its ids begin with `name`."""
 
     name: str
     behaviour: Behaviour
@@ -55,7 +55,8 @@ class Client:
 
     def work(self) -> None:
         """Send requests until the traffic is stopped."""
-        source, target = f"{self.name}:source", f"{self.name}:target"
+        # All clients share two accounts, so that replicas wait for each other's locks.
+        source, target = "traffic:source", "traffic:target"
         self._request("PUT", "accounts", source, {"currency": "EUR", "min_balance": None})
         self._request("PUT", "accounts", target, {"currency": "EUR"})
         transfer = {"from": source, "to": target, "amount": 1, "currency": "EUR"}
