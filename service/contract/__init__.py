@@ -23,6 +23,7 @@ class Limits:
     number_digits: int  # characters of a number in JSON text, before it is converted
     page_default: int
     page_max: int
+    page_bytes: int
     errors_listed: int
     reflected_characters: int  # of input that a response repeats, at most
     request_deadline_seconds: int

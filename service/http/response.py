@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any, TypeVar
 
 from service.contract import LIMITS, PROBLEMS
@@ -14,6 +15,7 @@ from service.logs import format_time
 
 T = TypeVar("T")
 
+PAGE_FRAME_BYTES = 128  # of a page without its rows: the names, `next` with an id of 64 characters, and brackets
 _format_time = lru_cache(maxsize=8)(format_time)  # the records of one posting have the same time
 _ENCODER = json.JSONEncoder(ensure_ascii=False, default=_format_time)  # made once; json.dumps would make one per call
 
@@ -48,12 +50,23 @@ def problem_response(refusal: Refusal, request_id: str, allowed_methods: str) ->
 def page_response(
     name: str, rows: Sequence[T], limit: int, *, show: Callable[[T], Any], cursor: Callable[[T], Any]
 ) -> Response:
-    """One page of a list. `rows` has one row more than `limit` if there is a next page.
+    """One page of a list: at most `limit` rows and page_bytes, but at least one row if there is one.
 
-    `cursor` returns the value of a row after which the next page starts.
+    `rows` has more rows than the page if there is a next page. `cursor` returns the value of a row after which the
+    next page starts.
     """
-    next_cursor = str(cursor(rows[limit - 1])) if len(rows) > limit else None
-    return json_response(200, {name: [show(row) for row in rows[:limit]], "next": next_cursor})
+    shown = [show(row) for row in rows[:limit]]
+    response = _page(name, shown, rows, cursor)
+    if len(response.body) > LIMITS.page_bytes:  # rare, so only then each row is measured
+        sizes = accumulate(len(_ENCODER.encode(row).encode()) + len(", ") for row in shown)
+        count = sum(size <= LIMITS.page_bytes - PAGE_FRAME_BYTES for size in sizes)
+        response = _page(name, shown[: max(count, 1)], rows, cursor)
+    return response
+
+
+def _page(name: str, shown: Sequence[Any], rows: Sequence[T], cursor: Callable[[T], Any]) -> Response:
+    next_cursor = str(cursor(rows[len(shown) - 1])) if len(rows) > len(shown) else None
+    return json_response(200, {name: shown, "next": next_cursor})
 
 
 def show_problem(refusal: Refusal, request_id: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from psycopg.rows import class_row, kwargs_row
 from psycopg.sql import SQL
 
-from service.ledger import clock
+from service.ledger import clock, pages
 from service.ledger.types import Entry, PastBalance, Transfer, build
 from service.session import Connection, Statement
 
@@ -17,8 +17,15 @@ COLUMNS = SQL(
     "id, status, reason, from_account, to_account, amount, currency, from_balance, to_balance, "
     "declined_account, declined_available, captures, reverses, takes_rest, metadata, created_by"
 )
-_SELECT = SQL("SELECT number, created_at, {columns} FROM transfer ").format(columns=COLUMNS)
+_ALL_COLUMNS = SQL("number, created_at, {columns}").format(columns=COLUMNS)
+_SELECT = SQL("SELECT {columns} FROM transfer ").format(columns=_ALL_COLUMNS)
 _BY_IDS = (_SELECT + SQL("WHERE id = ANY(%(ids)s)")).as_bytes()
+_AFTER = pages.end_at_page_bytes(
+    _SELECT + SQL("WHERE number > %(after)s ORDER BY number LIMIT %(limit)s"),
+    columns=_ALL_COLUMNS,
+    order=SQL("number"),
+    json=SQL("metadata::text"),
+).as_bytes()
 
 
 def get(connection: Connection, id: str) -> Transfer | None:
@@ -46,10 +53,9 @@ def sum_reversals(ids: Collection[str]) -> Statement:
 
 
 def list_after(connection: Connection, *, after: int, limit: int) -> list[Transfer]:
-    """The posted transfers with number > `after`, by number."""
+    """The posted transfers with number > `after`, by number. Fewer than `limit` if their page is full."""
     cursor = connection.cursor(row_factory=kwargs_row(partial(build, Transfer)))
-    statement = _SELECT + SQL("WHERE number > %(after)s ORDER BY number LIMIT %(limit)s")
-    return cursor.execute(statement, {"after": after, "limit": limit}).fetchall()
+    return cursor.execute(_AFTER, {"after": after, "limit": limit}).fetchall()
 
 
 # Each half reads its index in order and has a limit of its own: with one limit around both, PostgreSQL 18 reads and

@@ -9,7 +9,7 @@ import pytest
 from service.contract import LIMITS, Limits
 from tests.support.client import Client, item
 
-TESTED_ELSEWHERE = {"request_deadline_seconds", "retry_after_seconds", "reflected_characters"}
+TESTED_ELSEWHERE = {"request_deadline_seconds", "retry_after_seconds", "reflected_characters", "page_bytes"}
 
 
 def account(client: Client, **body: Any) -> int:

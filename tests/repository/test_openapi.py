@@ -132,6 +132,8 @@ def test_the_other_numbers_equal_their_limits() -> None:
     assert {node["minimum"] for _, node in objects(SCHEMAS) if "minimum" in node} == {-LIMITS.amount_max, 0, 1, 400}
     assert (SCHEMAS["Amount"]["minimum"], SCHEMAS["Balance"]["minimum"]) == (1, -LIMITS.amount_max)
     assert (QUERY["Limit"]["minimum"], QUERY["Limit"]["default"]) == (1, LIMITS.page_default)
+    limit = DOCUMENT["components"]["parameters"]["Limit"]["description"]
+    assert f"over {LIMITS.page_bytes} bytes" in limit
     assert (QUERY["After"]["default"], QUERY["Before"]["default"]) == (0, LIMITS.amount_max)
     for route in [route for route in ROUTES if route.body_bytes]:
         text = f"At most {route.body_bytes} bytes of JSON, nested at most {LIMITS.json_depth} levels."
