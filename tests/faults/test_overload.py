@@ -108,8 +108,36 @@ def test_a_batch_above_the_limit_is_refused_and_other_requests_are_not(
     assert reply.status == 200
 
 
+def test_a_page_keeps_its_place_until_it_is_sent(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large page that its client does not receive counts as in progress. Smaller responses do not."""
+    monkeypatch.setattr(app, "MAX_IN_FLIGHT", 1)
+    monkeypatch.setattr(app, "REFUSAL_DELAY_SECONDS", 0.0)
+    limited = client.with_scopes("read")
+    with limited.not_receiving("/v1/transfers"):
+        assert limited.get("/v1/transfers").status == 200
+        monkeypatch.setattr(app, "LARGE_RESPONSE_BYTES", 1)
+    with limited.not_receiving("/v1/transfers"):
+        assert limited.get("/v1/transfers").slug == "overloaded"
+    assert limited.get("/v1/transfers").status == 200
+
+
+def test_clients_that_do_not_receive_pages_take_few_places(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above the limit of lists, another one is refused, and keeps no place. Other requests are handled."""
+    monkeypatch.setattr(app, "MAX_LISTS_IN_FLIGHT", 1)
+    monkeypatch.setattr(app, "MAX_IN_FLIGHT", 2)
+    monkeypatch.setattr(app, "REFUSAL_DELAY_SECONDS", 0.0)
+    monkeypatch.setattr(app, "LARGE_RESPONSE_BYTES", 1)
+    limited = client.with_scopes("read", "write")
+    with limited.not_receiving("/v1/transfers"):
+        refused = [limited.get("/v1/transfers") for _ in range(3)]
+        other = limited.put("/v1/accounts/c", {"currency": "EUR"})
+    assert {(reply.slug, reply.json["outcome"]) for reply in refused} == {("overloaded", "not_applied")}
+    assert other.status == 201
+    assert limited.get("/v1/transfers").status == 200
+
+
 def test_only_one_limit_refuses_requests(environment: dict[str, str]) -> None:
     """The pool's queue has room for all requests in progress, and the server has connections for more than these."""
     settings = server.gunicorn_settings(config.load(environment))
-    assert app.MAX_BATCHES_IN_FLIGHT < app.MAX_IN_FLIGHT <= database.MAX_WAITING
+    assert max(app.MAX_BATCHES_IN_FLIGHT, app.MAX_LISTS_IN_FLIGHT) < app.MAX_IN_FLIGHT <= database.MAX_WAITING
     assert settings["worker_connections"] > app.MAX_IN_FLIGHT

@@ -1,7 +1,9 @@
 """A client of the WSGI application, in process. It checks every response against the OpenAPI document."""
 
+import contextlib
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +65,17 @@ class Client:
         environ: dict[str, Any] | None = None,
     ) -> Reply:
         """Send `body` as JSON, or `raw` as it is. `environ` replaces variables of WSGI; None removes one."""
+        return self._call(self._environ(method, path, body, raw, environ or {}))
+
+    @contextlib.contextmanager
+    def not_receiving(self, path: str) -> Iterator[None]:
+        """During the block, this client does not receive the response to GET. Its connection then ends."""
+        with contextlib.closing(self.application(self._environ("GET", path, None, None, {}), _ignore)):
+            yield
+
+    def _environ(
+        self, method: str, path: str, body: Any, raw: bytes | None, replaced: dict[str, Any]
+    ) -> dict[str, Any]:
         content = raw if raw is not None else b"" if body is None else json.dumps(body).encode()
         variables: dict[str, Any] = {
             "REQUEST_METHOD": method,
@@ -77,8 +90,8 @@ class Client:
             variables["HTTP_AUTHORIZATION"] = f"Bearer {self.token}"
         if raw is not None or body is not None:
             variables |= {"CONTENT_TYPE": "application/json", "CONTENT_LENGTH": str(len(content))}
-        variables |= environ or {}
-        return self._call({name: value for name, value in variables.items() if value is not None})
+        variables |= replaced
+        return {name: value for name, value in variables.items() if value is not None}
 
     def _call(self, environ: dict[str, Any]) -> Reply:
         started: list[Any] = []
@@ -86,7 +99,8 @@ class Client:
         def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             started.extend([status, headers])
 
-        body = b"".join(self.application(environ, start_response))
+        with contextlib.closing(self.application(environ, start_response)) as parts:
+            body = b"".join(parts)
         reply = Reply(int(started[0][:3]), dict(started[1]), body)
         path = environ["RAW_URI"].partition("?")[0]
         openapi.check(environ["REQUEST_METHOD"], path, reply.status, reply.headers, reply.body)
@@ -155,6 +169,10 @@ class Client:
             assert len(pages) < MAX_PAGES, f"{path} has more than {MAX_PAGES} pages"
             pages.append(self.get(f"{path}{separator}limit={limit}&{cursor}={pages[-1]['next']}").json)
         return pages
+
+
+def _ignore(*arguments: Any) -> Any:
+    """The start_response of a client that does not receive the response."""
 
 
 def movement(
