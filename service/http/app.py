@@ -1,8 +1,8 @@
 """The WSGI application: the route table, and the one function that handles every request.
 
-The checks run in the order of docs/contract.md, and the first failure is the response: host, path, method, requests in
-progress, credentials, scope, batches or lists in progress, query, then length, type and completeness of the body, and
-JSON. Then the endpoint checks members and rules. gunicorn checks the framing before.
+The checks run in the order of docs/contract.md, and the first failure is the response: host, path, method,
+credentials, scope, batches in progress, query, then length, type and completeness of the body, JSON, and requests and
+lists in progress. Then the endpoint checks members and rules. gunicorn checks the framing before.
 """
 
 import contextlib
@@ -38,9 +38,9 @@ MAX_IN_FLIGHT = 2000
 # Of them, batches: all get a response within the deadline if the service posts 6 of 1,000 transfers a second. A batch
 # needs up to 5 MB.
 MAX_BATCHES_IN_FLIGHT = 32
-# Of them, lists. A page needs up to 2 MiB until it is sent, and a client that does not read keeps it for
-# RESPONSE_SEND_SECONDS. Without this limit, such clients could take all places of other requests.
-MAX_LISTS_IN_FLIGHT = 200
+# Of them, lists. The largest pages take 25 ms each, so other requests wait up to 2.5 s for them. A page needs up to
+# 2 MiB until it is sent, and a client that does not read keeps it for RESPONSE_SEND_SECONDS.
+MAX_LISTS_IN_FLIGHT = 100
 # A response with more bytes keeps the places of its request until it is sent. A smaller one usually fits into the
 # buffers of the operating system.
 LARGE_RESPONSE_BYTES = 65_536
@@ -177,16 +177,17 @@ class Application:
         if route is None:
             raise Refusal("method-not-allowed", "The Allow header lists the methods of this path.")
         if route.scope:
-            self._take_place(self._in_flight, f"{MAX_IN_FLIGHT} requests", context.places)
             caller = auth.authenticate(environ.get("HTTP_AUTHORIZATION"), self._callers)
             context.caller = caller.name
             auth.authorize(caller, route.scope)
         if route.body_bytes == LIMITS.batch_body_bytes:
             self._take_place(self._batches, f"{MAX_BATCHES_IN_FLIGHT} batches", context.places)
-        if "limit" in route.query:
-            self._take_place(self._lists, f"{MAX_LISTS_IN_FLIGHT} lists", context.places)
         query = read_query(environ["QUERY_STRING"], route.query)
         body = read_body(environ, route.body_bytes) if route.body_bytes else None
+        if route.scope:  # after the body, so that clients that send slowly take no places
+            self._take_place(self._in_flight, f"{MAX_IN_FLIGHT} requests", context.places)
+        if "limit" in route.query:
+            self._take_place(self._lists, f"{MAX_LISTS_IN_FLIGHT} lists", context.places)
         request = Request(context.request_id, context.caller, parameters, query, body)
         return route.endpoint(request, self.dependencies)
 

@@ -47,15 +47,14 @@ def in_progress(monkeypatch: pytest.MonkeyPatch, count: int, send: Callable[[], 
     """Send the request `count` times. All are in progress during the block; other requests are handled as usual."""
     entered: list[None] = []
     release = threading.Event()
-    read_query = request.read_query
 
-    def read_query_late(*arguments: Any) -> Any:
+    def make_request_late(*arguments: Any) -> request.Request:
         if len(entered) < count:
             entered.append(None)
             wait_for(release)
-        return read_query(*arguments)
+        return request.Request(*arguments)
 
-    monkeypatch.setattr(app, "read_query", read_query_late)
+    monkeypatch.setattr(app, "Request", make_request_late)
     calls = [Call(send) for _ in range(count)]
     try:
         wait_until(lambda: len(entered) == count, "all requests are in progress")
