@@ -1,21 +1,33 @@
 """Slow clients, idle ones and many of them: each has time limits, and none of them stops others."""
 
 import contextlib
+import os
 import resource
+import secrets
 import socket
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import gevent
 import pytest
 from gevent import socket as gevent_socket
 
 from service import server, worker
+from service.contract import LIMITS
+from service.http import app
 from service.worker import ClientSocket
-from tests.support import live
+from tests.support import live, offenders
+from tests.support.broken_service import CUT_SECONDS
+from tests.support.client import Client, item, movement
 from tests.support.live import Live
-from tests.support.waiting import LIMIT_SECONDS
+from tests.support.waiting import LIMIT_SECONDS, wait_until
 
+BROKEN = "tests.support.broken_service"
 SLOW, LINGERING = 1000, 200
+OTHER_REQUESTS = 20  # of each kind, beside slow and broken clients
+FEW_CONNECTIONS = 20  # that a service without slow clients may have
+ENDING_CONNECTIONS = 5  # at most, of the probes that waited for the service to be ready
 
 
 @pytest.fixture
@@ -127,6 +139,62 @@ def test_slow_and_lingering_clients_do_not_stop_others(environment: dict[str, st
             assert service.request("PUT", "/v1/accounts/a", {"currency": "EUR"})[0] == 201
         assert service.stop() == 0
     assert not [line for line in service.lines if line["level"] in ("error", "critical")], service.lines
+
+
+@pytest.fixture
+def pages(client: Client) -> None:
+    """The accounts `a` and `b`, and a page of the feed that does not fit into the buffers of the operating system."""
+    client.open("a", "b", min_balance=None)
+    client.batch(*(item(f"t{n}", metadata={"k": "v" * 500}) for n in range(LIMITS.page_max)))
+
+
+def open_files(service: Live) -> int:
+    """Of gunicorn's worker: its connections, and a few others."""
+    pid = service.process.pid
+    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return len(os.listdir(f"/proc/{child}/fd"))
+
+
+def serve_others(service: Live) -> None:
+    """Transfers, reads and probes succeed, also if they are sent again and again."""
+    for number in range(OTHER_REQUESTS):
+        assert service.request("PUT", f"/v1/transfers/{secrets.token_hex(8)}", movement())[0] == 201
+        assert service.request("GET", "/v1/accounts/a")[0] == 200
+        assert service.request("GET", ("/health", "/ready")[number % 2])[0] == 200
+
+
+@pytest.mark.usefixtures("own_files")
+@pytest.mark.parametrize("kind", offenders.KINDS)
+def test_more_offenders_than_places_do_not_stop_others_and_are_cut(
+    environment: dict[str, str], pages: None, kind: str
+) -> None:
+    """As many clients of one kind as requests may be in progress, and 200 more: others are served meanwhile."""
+    with live.serving(environment, (BROKEN, "use_small_buffers", "cut_soon")) as service:
+        port = int(service.url.rpartition(":")[2])
+        before = open_files(service)
+        with offenders.offending(port, kind, app.MAX_IN_FLIGHT + 200):
+            wait_until(lambda: open_files(service) > before + FEW_CONNECTIONS, "the offenders are connected")
+            serve_others(service)
+            wait_until(lambda: open_files(service) < before + FEW_CONNECTIONS, "the offenders are cut")
+            serve_others(service)
+        assert service.stop() == 0
+    assert not [line for line in service.lines if line["level"] in ("error", "critical")], service.lines
+
+
+def test_a_build_without_time_limits_keeps_offenders(environment: dict[str, str], pages: None) -> None:
+    """Broken on purpose: their connections stay for longer than the time in which the service cuts them."""
+    with (
+        live.serving(environment, (BROKEN, "use_small_buffers", "never_cut")) as service,
+        contextlib.ExitStack() as all,
+    ):
+        port = int(service.url.rpartition(":")[2])
+        expected = open_files(service) + FEW_CONNECTIONS * len(offenders.KINDS) - ENDING_CONNECTIONS
+        for kind in offenders.KINDS:
+            all.enter_context(offenders.offending(port, kind, FEW_CONNECTIONS))
+        wait_until(lambda: open_files(service) >= expected, "the offenders are connected")
+        until = time.monotonic() + CUT_SECONDS + 1
+        wait_until(lambda: time.monotonic() > until, "the offenders would be cut")
+        assert open_files(service) >= expected
 
 
 def test_too_few_open_files_end_the_start(environment: dict[str, str]) -> None:

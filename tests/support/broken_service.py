@@ -15,12 +15,18 @@ import socket
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import gevent.socket
 from gevent.monkey import get_original
 
 from service import __main__ as start
-from service import log_writer, server
+from service import log_writer, server, worker
 from service.migrate import history
+
+CUT_SECONDS = 4  # of `cut_soon`: longer than thousands of clients need to connect
+UNLIMITED_SECONDS = 3600
+SEND_BUFFER_BYTES = 65_536
 
 
 def resolve_while_others_wait() -> None:
@@ -53,6 +59,31 @@ def stay_unready() -> None:
 def keep_few_lines() -> None:
     """Fill the queue of the log soon. This is no fault."""
     log_writer.MAX_LINES = 100
+
+
+def cut_soon() -> None:
+    """Cut slow clients after CUT_SECONDS, and idle ones. This is no fault."""
+    worker.REQUEST_READ_SECONDS = worker.RESPONSE_SEND_SECONDS = CUT_SECONDS
+    settings = server.gunicorn_settings
+    server.gunicorn_settings = lambda config: settings(config) | {"keepalive": CUT_SECONDS}
+
+
+def use_small_buffers() -> None:
+    """Keep SEND_BUFFER_BYTES of a response in the operating system, as between two machines. This is no fault."""
+
+    class SmallSocket(worker.ClientSocket):
+        def __init__(self, client: gevent.socket.socket, idle_seconds: float) -> None:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+            super().__init__(client, idle_seconds)
+
+    mock.patch.object(worker, "ClientSocket", SmallSocket).start()
+
+
+def never_cut() -> None:
+    """Serve clients without a time limit."""
+    worker.REQUEST_READ_SECONDS = worker.RESPONSE_SEND_SECONDS = UNLIMITED_SECONDS
+    settings = server.gunicorn_settings
+    server.gunicorn_settings = lambda config: settings(config) | {"keepalive": UNLIMITED_SECONDS}
 
 
 def main() -> int:
