@@ -1,6 +1,6 @@
 """`python -m service.audit [--json] [--since NUMBER]`: check the integrity of the ledger of DATABASE_URL.
 
-Exit codes: 0 no errors · 1 errors found · 2 usage · 69 the database · 78 DATABASE_URL.
+Exit codes: 0 no errors · 1 errors found · 2 usage · 69 the database · 75 the process was paused · 78 DATABASE_URL.
 """
 
 import argparse
@@ -12,11 +12,11 @@ from dataclasses import asdict
 
 import psycopg
 
-from service import config, session
+from service import config, database, session
 from service.ledger import audit
 from service.ledger.audit import Report
 
-EXIT_ERRORS, EXIT_DATABASE, EXIT_CONFIG = 1, 69, 78  # 69 and 78 after sysexits.h
+EXIT_ERRORS, EXIT_DATABASE, EXIT_PAUSED, EXIT_CONFIG = 1, 69, 75, 78  # from 69 on after sysexits.h
 
 
 def main() -> int:
@@ -32,6 +32,11 @@ def main() -> int:
         with session.connect(url) as connection:
             session.configure(connection)
             report = audit.run(connection, options.since, _print_progress)
+    except database.SnapshotEnded:
+        message = (
+            f"the audit was paused for {database.SNAPSHOT_IDLE_SECONDS} seconds, so the server ended it; run it again"
+        )
+        return _fail(EXIT_PAUSED, message)
     except psycopg.Error as error:
         return _fail(EXIT_DATABASE, f"the ledger could not be read (SQLSTATE {error.sqlstate or 'none'}): {error}")
     print(json.dumps(asdict(report)) if options.json else _as_text(report))

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg.sql import SQL
 from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
 
 from service import logs, metrics, session
@@ -31,15 +32,27 @@ ATTEMPTS = 3
 FIRST_PAUSE_SECONDS = 0.025
 DRAIN_INTERVAL_SECONDS = 1.0
 
+SNAPSHOT_STATEMENT_SECONDS = 3600  # one check of the audit: that of 10 million transfers takes less than a minute
+# Between two statements of a snapshot, or while the server sends a result that is not received. hledger and beancount
+# read without a pause. In this time, the row of the journal gets up to 20,000 old versions.
+SNAPSHOT_IDLE_SECONDS = 120
+# An export as plain text. It takes 44 s for a million transfers if its output is read at once.
+SNAPSHOT_SECONDS = 3600
+
 # SQLSTATEs. After one of the first set, the pool's other connections are lost too, or lead to a demoted primary.
 SERVER_STOPPED_CODES = {"57P01", "57P02", "57P03", "25006"}
 # Also retried: class 08, and lost connections, which have no SQLSTATE.
 RETRYABLE_CODES = SERVER_STOPPED_CODES | {"40001", "40P01"}
 TIMED_OUT_CODES = {"57014", "55P03"}  # statement_timeout, lock_timeout
+IDLE_CODE = "25P03"  # idle_in_transaction_session_timeout
 CONNECTION_CLASS = "08"
 EXHAUSTED_CLASS = "53"  # disk, memory or connections of the server: an immediate retry would add to the load
 INTEGRITY_CLASS = "23"
 NO_FREE_CONNECTION = (PoolTimeout, TooManyRequests)
+
+
+class SnapshotEnded(psycopg.OperationalError):
+    """A time limit of a snapshot has passed."""
 
 
 class BeginAgain(Exception):
@@ -173,16 +186,37 @@ class Database:
 
 @contextmanager
 def read_only_snapshot(connection: psycopg.Connection[Any]) -> Iterator[None]:
-    """A block that reads one snapshot of the database, without a time limit, and cannot write."""
-    with connection.transaction():
-        connection.execute(
-            """
-            SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY;
-            SET LOCAL statement_timeout = 0;
-            SET LOCAL idle_in_transaction_session_timeout = 0
-            """
-        )
-        yield
+    """A block that reads one snapshot of the database and cannot write.
+
+    VACUUM removes nothing that the snapshot may read, so the snapshot has time limits. The server ends the session of a
+    process that is stopped, or that waits for its output to be read. Raises SnapshotEnded when the process goes on.
+    """
+    codes: list[str | None] = []  # if the end of the session arrives with an earlier result, it is a notice
+
+    def keep_code(notice: psycopg.errors.Diagnostic) -> None:
+        codes.append(notice.sqlstate)
+
+    limits = {"statement": f"{SNAPSHOT_STATEMENT_SECONDS}s", "idle": f"{SNAPSHOT_IDLE_SECONDS}s"}
+    connection.add_notice_handler(keep_code)
+    try:
+        with connection.transaction():
+            connection.execute(
+                SQL(
+                    """
+                    SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY;
+                    SET LOCAL statement_timeout = {statement};
+                    SET LOCAL idle_in_transaction_session_timeout = {idle};
+                    SET LOCAL tcp_user_timeout = {idle}
+                    """
+                ).format(**limits)
+            )
+            yield
+    except psycopg.Error as error:
+        if isinstance(error, DeadlinePassed) or IDLE_CODE in (error.sqlstate, *codes):
+            raise SnapshotEnded(str(error)) from error
+        raise
+    finally:
+        connection.remove_notice_handler(keep_code)
 
 
 def _run_until_done(work: Callable[[Connection], T], connection: Connection) -> T:

@@ -1,8 +1,11 @@
 """`python -m service.export --format csv | hledger | beancount`: write all posted transfers to stdout, by number.
 
-The transfers are those of one snapshot. The hledger and beancount formats also contain the stored balances: the tool
-adds up the transfers itself and reports each balance that differs. docs/export.md describes the formats.
-Exit codes: 0 the export is complete · 1 unexpected error · 2 usage · 69 the database · 78 DATABASE_URL.
+It ends with the transfer that is the last one at its start. The hledger and beancount formats also contain the stored
+balances: the tool adds up the transfers itself and reports each balance that differs. These formats read one snapshot,
+which has time limits. csv reads each page on its own, because posted transfers never change. docs/export.md describes
+the formats.
+Exit codes: 0 the export is complete · 1 unexpected error · 2 usage · 69 the database · 75 the output was read too
+slowly · 78 DATABASE_URL.
 """
 
 import argparse
@@ -12,6 +15,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import date, timedelta
@@ -24,8 +28,10 @@ from service.ledger import accounts, transfers
 from service.ledger.types import Account, Transfer
 from service.session import Connection
 
-EXIT_DATABASE, EXIT_CONFIG = 69, 78  # after sysexits.h
+EXIT_DATABASE, EXIT_TOO_SLOW, EXIT_CONFIG = 69, 75, 78  # after sysexits.h
 PAGE_ROWS = 1000  # rows of one query, so that memory does not grow with the ledger
+# For csv, which reads each page in a transaction of its own. The service's limit of 3 s may be short for a slow disk.
+PAGE_SESSION = "SET statement_timeout = '60s'; SET default_transaction_read_only = on"
 CSV_MEMBERS = (
     "number", "id", "created_at", "from", "to", "amount", "currency", "from_balance", "to_balance", "captures",
     "reverses", "metadata", "created_by",
@@ -65,23 +71,31 @@ def main() -> int:
     url = os.environ.get("DATABASE_URL")
     if not url or not config.is_database_url(url):
         message = "set DATABASE_URL to postgresql://USER:PASSWORD@HOST:5432/DATABASE"
-        logs.log.error(message, extra={"event": "export.failed"})
-        return EXIT_CONFIG
+        return _fail(EXIT_CONFIG, message)
     try:
         with session.connect(url) as connection, open(1, "w", encoding="utf-8", newline="\n", closefd=False) as file:
             session.configure(connection)
-            with database.read_only_snapshot(connection):
-                if dialect:
+            if dialect:
+                connection.deadline = time.monotonic() + database.SNAPSHOT_SECONDS
+                with database.read_only_snapshot(connection):
                     _write_plain_text(connection, dialect, file)
-                else:
-                    _write_csv(connection, file)
+            else:
+                _write_csv(connection, file)
+    except database.SnapshotEnded:
+        message = "the export is not complete: its output was read too slowly. Write it to a file first, or use csv"
+        return _fail(EXIT_TOO_SLOW, message)
     except psycopg.Error as error:
-        logs.log.error("the export is not complete: %s", error, extra={"event": "export.failed"})
-        return EXIT_DATABASE
+        return _fail(EXIT_DATABASE, f"the export is not complete: {error}")
     return 0
 
 
+def _fail(code: int, message: str) -> int:
+    logs.log.error(message, extra={"event": "export.failed"})
+    return code
+
+
 def _write_csv(connection: Connection, file: TextIO) -> None:
+    connection.execute(PAGE_SESSION)
     writer = csv.DictWriter(file, CSV_MEMBERS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for transfer in all_transfers(connection):
@@ -130,9 +144,9 @@ def all_accounts(connection: Connection) -> Iterator[Account]:
 
 
 def all_transfers(connection: Connection) -> Iterator[Transfer]:
-    """All posted transfers, by number."""
-    after = 0
-    while page := transfers.list_after(connection, after=after, limit=PAGE_ROWS):
+    """All transfers that are posted at the start, by number. The numbers have no gaps."""
+    after, last = 0, transfers.last_number(connection)
+    while page := transfers.list_after(connection, after=after, limit=min(PAGE_ROWS, last - after)):
         yield from page
         after = page[-1].number or 0
 

@@ -58,6 +58,14 @@ def list_after(connection: Connection, *, after: int, limit: int) -> list[Transf
     return cursor.execute(_AFTER, {"after": after, "limit": limit}).fetchall()
 
 
+def last_number(connection: Connection) -> int:
+    """The number of the newest posted transfer; 0 if there is none."""
+    row = connection.execute("SELECT last_number FROM journal").fetchone()
+    if row is None:
+        raise AssertionError("bug: the journal row is missing")
+    return int(row[0])
+
+
 # Each half reads its index in order and has a limit of its own: with one limit around both, PostgreSQL 18 reads and
 # sorts all entries of the account.
 _ENTRIES = SQL(

@@ -47,10 +47,10 @@ def test_all_pages_are_of_one_snapshot(client: Client, connection: Connection, m
     assert list(command.all_accounts(connection)) == before
 
 
-def test_the_snapshot_has_no_timeout_and_is_read_only(connection: Connection) -> None:
-    """A slow reader of the output does not end the export, and the export cannot write."""
+def test_the_snapshot_has_time_limits_and_is_read_only(connection: Connection) -> None:
+    """The server ends the session of a process that is stopped, and the export cannot write."""
     timeouts = "SELECT current_setting('statement_timeout'), current_setting('idle_in_transaction_session_timeout')"
-    assert connection.execute(timeouts).fetchone() == ("0", "0")
+    assert connection.execute(timeouts).fetchone() == ("1h", "2min")
     with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
         connection.execute("UPDATE journal SET last_number = 9")
 
