@@ -1,0 +1,11 @@
+-- VACUUM of the journal must not delay postings, which all update its one row.
+--
+-- While a snapshot is held, for example by an audit, the row's old versions cannot be removed, and each posting reads past
+-- them. Afterwards, postings remove them as they read, but the table keeps the pages. By default VACUUM then gives these
+-- pages back to the operating system, for which it locks the table in ACCESS EXCLUSIVE mode: postings wait, and so does the
+-- replay on a standby where an audit reads the table. With vacuum_truncate off, the pages stay and are used again.
+-- autovacuum_vacuum_cost_delay is 0, so that VACUUM does not pause in a table that is in use all the time.
+--
+-- This takes a SHARE UPDATE EXCLUSIVE lock, for which no posting waits. autovacuum_vacuum_scale_factor and _threshold stay
+-- at their defaults: with one live row, 50 old versions start an autovacuum, at most once a minute.
+ALTER TABLE journal SET (vacuum_truncate = off, autovacuum_vacuum_cost_delay = 0);
