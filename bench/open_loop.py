@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 MAX_CONNECTIONS = 512  # requests in progress; more wait here, which counts as latency
 GRACE_SECONDS = 10.0  # for the last responses; longer than the service's deadline
 RECEIVE_BYTES = 65_536
+PROBES = ("health", "ready", "metrics")  # paths that need no token
 BODY = '{"from":"a%d","to":"a%d","amount":1,"currency":"EUR","metadata":{"order":"A-19"}}'
 
 
@@ -130,7 +131,7 @@ class Client:
             self.latencies.append(time.perf_counter() - exchange.scheduled_at)
         else:
             self.errors += 1
-        if self.arguments.kind == "health":
+        if self.arguments.kind in PROBES:
             self.close(exchange)  # a probe opens a new connection each time
         elif self.waiting:
             self.send(exchange, self.waiting.popleft())
@@ -146,9 +147,9 @@ class Client:
         exchange.socket.close()
 
     def make_request(self) -> bytes:
-        """A health check, or a transfer with a new id; HTTP/1.1 keeps the connection open."""
-        if self.arguments.kind == "health":
-            return b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+        """A probe, or a transfer with a new id; HTTP/1.1 keeps the connection open."""
+        if self.arguments.kind in PROBES:
+            return f"GET /{self.arguments.kind} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode()
         source = 0 if self.arguments.kind == "hot" else random.randrange(self.arguments.accounts)
         target = (source + random.randrange(1, self.arguments.accounts)) % self.arguments.accounts
         body = BODY % (source, target)
@@ -175,7 +176,7 @@ def percentile_ms(values: list[float], share: float) -> float:
 def main() -> None:
     """Print rate and latencies of the successful requests, and what the client itself needed."""
     parser = argparse.ArgumentParser(prog="python -m bench.open_loop")
-    parser.add_argument("kind", choices=["spread", "hot", "health"])
+    parser.add_argument("kind", choices=["spread", "hot", *PROBES])
     parser.add_argument("port", type=int)
     parser.add_argument("rate", type=float, help="requests per second")
     parser.add_argument("seconds", type=float)
