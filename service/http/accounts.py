@@ -68,8 +68,9 @@ def list_by_id(request: Request, dependencies: Dependencies) -> Response:
     prefix = fields.query_id(request.query, "prefix")
     after = fields.query_id(request.query, "after")
     limit = fields.query_limit(request.query)
-    rows = dependencies.database.run(
-        lambda connection: accounts.list_and_advance_time(connection, prefix=prefix, after=after, limit=limit + 1)
+    rows = dependencies.read_list(
+        limit,
+        lambda connection: accounts.list_and_advance_time(connection, prefix=prefix, after=after, limit=limit + 1),
     )
     return page_response("accounts", rows, limit, show=show_account, cursor=lambda account: account.id)
 
@@ -90,7 +91,7 @@ def list_entries(request: Request, dependencies: Dependencies) -> Response:
             _require_account(connection, id)
         return rows
 
-    rows = dependencies.database.run(work)
+    rows = dependencies.read_list(limit, work)
     return page_response("entries", rows, limit, show=show_entry, cursor=lambda entry: entry.number)
 
 
@@ -133,7 +134,7 @@ def list_changes(request: Request, dependencies: Dependencies) -> Response:
             _require_account(connection, id)
         return rows
 
-    rows = dependencies.database.run(work)
+    rows = dependencies.read_list(limit, work)
     return page_response("changes", rows, limit, show=show_change, cursor=lambda change: change.change)
 
 

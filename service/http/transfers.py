@@ -48,7 +48,9 @@ def list_after(request: Request, dependencies: Dependencies) -> Response:
     """GET /v1/transfers: the posted transfers by number. A consumer that resumes after a number misses none."""
     after = fields.query_integer(request.query, "after", 0, 0, LIMITS.amount_max)
     limit = fields.query_limit(request.query)
-    rows = dependencies.database.run(lambda connection: transfers.list_after(connection, after=after, limit=limit + 1))
+    rows = dependencies.read_list(
+        limit, lambda connection: transfers.list_after(connection, after=after, limit=limit + 1)
+    )
     return page_response("transfers", rows, limit, show=show_transfer, cursor=lambda transfer: transfer.number)
 
 

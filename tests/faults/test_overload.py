@@ -13,6 +13,7 @@ import pytest
 from service import config, database, server, session
 from service.contract import LIMITS
 from service.http import app, request
+from service.ledger import transfers
 from service.server import build_application
 from tests.support.client import Client, Reply, item
 from tests.support.threads import Call
@@ -133,6 +134,36 @@ def test_clients_that_do_not_receive_pages_take_few_places(client: Client, monke
     assert {(reply.slug, reply.json["outcome"]) for reply in refused} == {("overloaded", "not_applied")}
     assert other.status == 201
     assert limited.get("/v1/transfers").status == 200
+
+
+@pytest.mark.parametrize(
+    ("long_from", "status"), [(LIMITS.page_default, 200), (LIMITS.page_max, 503)], ids=["service", "broken build"]
+)
+def test_long_lists_leave_connections_to_other_requests(
+    environment: dict[str, str], client: Client, monkeypatch: pytest.MonkeyPatch, long_from: int, status: int
+) -> None:
+    """While slow lists use half of the connections, another request gets one; not if no list counts as long."""
+    client.open("a")
+    monkeypatch.setattr(database, "LIMITS", replace(LIMITS, request_deadline_seconds=1))
+    monkeypatch.setattr(request, "LIMITS", replace(LIMITS, page_default=long_from))
+    application = build_application(config.load(environment | {"POOL_SIZE": "2"}))
+    own = Client(application)
+    reading: list[None] = []
+    release = threading.Event()
+
+    def read_slowly(*arguments: Any, **options: Any) -> list[Any]:
+        reading.append(None)
+        wait_for(release)
+        return []
+
+    with contextlib.closing(application.dependencies.database):
+        wait_until(lambda: own.get("/v1/accounts/a").status == 200, "the application is connected")
+        monkeypatch.setattr(transfers, "list_after", read_slowly)
+        lists = [Call(lambda: own.get(f"/v1/transfers?limit={LIMITS.page_max}")) for _ in range(2)]
+        wait_until(lambda: len(reading) == (1 if status == 200 else 2), "the lists are being read")
+        assert own.get("/v1/accounts/a").status == status
+        release.set()
+        assert 200 in {call.result().status for call in lists}
 
 
 def test_only_one_limit_refuses_requests(environment: dict[str, str]) -> None:
