@@ -16,7 +16,9 @@ from service import logs, metrics, session
 from service.migrate import files, history
 
 PROBE_EVERY_SECONDS = 1.0
-PROBE_TIMEOUT_SECONDS = 3.0  # after connecting, which may take 3 s; else a probe of a stuck server does not end
+PROBE_TIMEOUT_SECONDS = (
+    3.0  # after connecting, which may take 2 s for each host; else a probe of a stuck server does not end
+)
 MISSES_UNTIL_UNREADY = 3  # one lost packet must not make all replicas unready
 _UNREADY = dict.fromkeys(("database", "pool", "writable", "schema", "durable", "clock"), False)
 

@@ -33,7 +33,8 @@ CANCEL_SECONDS = 3.0
 
 CONNECT: dict[str, Any] = {
     "autocommit": True,  # BEGIN and COMMIT are explicit statements
-    "connect_timeout": 3,
+    # The shortest that psycopg accepts. A URL with several hosts is tried in order, and a frozen one costs this time.
+    "connect_timeout": 2,
     "keepalives_idle": 30,
     "keepalives_interval": 5,
     "keepalives_count": 3,
