@@ -12,7 +12,7 @@ BANK = dev/data/bank-1993.csv.gz
 python = .venv/bin/python
 pytest = $(python) -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-.PHONY: help run test slow model check lint types migrate seal audit export smoke bank bench soak clean
+.PHONY: help run cluster test slow model check lint types migrate seal audit export smoke bank bench soak clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -20,11 +20,14 @@ help: ## list the targets
 run: .venv/ready .env ## start the service on port 8080 with its own PostgreSQL; Ctrl-C stops both
 	@$(python) -m dev.run
 
+cluster: .venv/ready .env ## start the service on three PostgreSQL with automatic failover; needs etcd
+	@$(python) -m dev.cluster
+
 test: .venv/ready ## run the tests, except those marked slow, on a real PostgreSQL
-	@$(pytest) -m 'not slow'
+	@$(pytest) -m 'not slow and not faults'
 
 slow: .venv/ready ## run the tests marked slow: every PostgreSQL major on this machine, and long runs
-	@$(pytest) -m slow
+	@$(pytest) -m 'slow and not faults'
 
 model: .venv/ready ## compare random requests with a model of the ledger: make model STEPS=…
 	@MODEL_STEPS='$(STEPS)' $(python) -m pytest -q -s tests/ledger/test_model.py -k model_does

@@ -241,10 +241,15 @@ def reachable_binaries(binaries: Path, account: dict[str, Any]) -> Path:
             subprocess.check_call(["chmod", "-R", "u=rwX,go=rX", unfinished])
             with contextlib.suppress(OSError):  # another run has made the same copy
                 unfinished.rename(copy)
+    check_copy(copy)
+    return copy / binaries.relative_to(base)
+
+
+def check_copy(copy: Path) -> None:
+    """Raise PostgresError if another account may have made or changed these programs."""
     status = copy.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or status.st_mode & 0o022:
         raise PostgresError(f"{copy} is not a directory that only root can write to. Remove it.")
-    return copy / binaries.relative_to(base)
 
 
 def reachable_data(data: Path, account: dict[str, Any]) -> Path:
