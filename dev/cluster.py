@@ -40,7 +40,7 @@ HOST = "127.0.0.1"
 START_SECONDS = 90  # a usual start takes 15 to 25 s
 POLL_SECONDS = 0.1
 REST_SECONDS = 2  # for a response of Patroni, which takes milliseconds
-CONNECT_SECONDS = 3  # for one node: as the service; without it, a node that does not respond costs 130 s
+CONNECT_SECONDS = 3  # for one node; without it, a node that does not respond costs 130 s
 TEMPORARY = Path("/tmp")  # not TMPDIR, which the account of the servers may not be able to enter
 NO_ETCD = "etcd is not installed: apt install etcd-server | brew install etcd"
 # Patroni's settings, with the reason for each in docs/scaling.md.
