@@ -12,7 +12,7 @@ BANK = dev/data/bank-1993.csv.gz
 python = .venv/bin/python
 pytest = $(python) -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-.PHONY: help run cluster test slow model check lint types migrate seal audit export smoke bank bench soak clean
+.PHONY: help run cluster test slow model check lint types migrate seal audit export smoke bank bench soak faults clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -69,6 +69,11 @@ bench: .venv/ready ## measure on this machine, for docs/performance.md: make ben
 soak: .venv/ready ## 64 callers for SECONDS on a temporary service, or on URL=…; then audit, and read each acknowledged id
 	@LEDGER_TOKEN='$(LEDGER_TOKEN)' SECONDS='$(SECONDS)' URL='$(if $(filter-out file,$(origin URL)),$(URL))' \
 	    env -u DATABASE_URL $(python) -m tests.support.soak
+
+faults: .venv/ready ## inject faults into real processes, check every response: make faults [SECONDS=600] [SEED=…] [ONLY=network-cut,…]
+	@env -u DATABASE_URL $(python) -m tests.faults.hammer $(if $(ONLY),--only '$(ONLY)',--full) $(if $(SEED),--seed '$(SEED)') \
+	    $(if $(filter-out file,$(origin SECONDS)),--seconds '$(SECONDS)')
+	@$(if $(ONLY),:,$(pytest) -m faults)
 
 clean: ## remove the virtual environment, caches and the data of `make run`
 	@if [ -L .data/postgres ]; then rm -rf "$$(readlink .data/postgres)"; fi

@@ -1,0 +1,129 @@
+"""Compares the history with the ledger: a pure function of the attempts and of the rows.
+
+The posted transfers have a gapless order, their numbers. If each balance after a transfer follows from the order, and
+if the order agrees with real time, the history is strictly serialisable: a write that was acknowledged before another
+one began comes before it, and a read shows a state between its request and its response.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from tests.faults.hammer import reads, timeline
+from tests.faults.hammer.books import Books, Row
+from tests.faults.hammer.history import DECLINED, FINAL, HOLD, OK, REFUSED, RELEASE, TRANSFER, UNKNOWN, Attempt
+
+# The kinds of violations. The first two are what the summary counts as lost and as doubled.
+LOST = "lost"  # an acknowledged write is not in the ledger
+DOUBLED = "doubled"  # a write took effect twice, or is in the ledger although no client sent it
+CHANGED = "changed"  # the ledger has other values than a response, or than the request
+FALSE_REFUSAL = "false refusal"  # a write that was refused as not applied is in the ledger
+DECLINE = "decline"  # a decline did not stay, or its repeat said something else
+NUMBER = "number"  # the numbers are not 1, 2, 3 …
+BALANCE = "balance"  # a balance does not follow from the transfers before it
+LIMIT = "limit"  # a balance is below its floor
+ORDER = "order"  # a transfer has a lower number than one that was acknowledged before it began
+READ = "read"  # a read shows a state that the ledger did not have between its request and its response
+
+RESULTS_OF_HOLD = ("status", "captured_by", "resolved_at")  # members of a hold that change after it was placed
+DECLINE_MEMBERS = ("reason", "account", "available")
+
+
+class Violation(NamedTuple):
+    """One contradiction between the history and the ledger, or within one of them."""
+
+    kind: str
+    text: str
+
+
+def check(attempts: list[Attempt], books: Books) -> list[Violation]:
+    """All violations. The attempts must have ended, and no client may write meanwhile."""
+    by_command: dict[tuple[str, str], list[Attempt]] = defaultdict(list)
+    for attempt in attempts:
+        by_command[attempt.kind, attempt.id].append(attempt)
+    found: list[Violation] = []
+    for (kind, id), of_command in by_command.items():
+        if kind in (TRANSFER, HOLD):
+            rows = books.transfers if kind == TRANSFER else books.holds
+            found += check_write(kind, id, of_command, rows.get(id))
+        elif kind == RELEASE:
+            found += check_release(id, of_command, books.holds.get(id))
+    found += check_origin(by_command, books)
+    found += check_chain(books)
+    found += [Violation(LIMIT, text) for text in timeline.find_overdrafts(books)]
+    found += [Violation(ORDER, text) for text in reads.find_inversions(attempts, books)]
+    found += [Violation(READ, text) for text in reads.find_stale_reads(attempts, books)]
+    return found
+
+
+def check_write(kind: str, id: str, attempts: list[Attempt], row: Row | None) -> Iterator[Violation]:
+    """A transfer or a hold: what was acknowledged is stored, and each response agrees with what is stored."""
+    outcomes = {attempt.outcome for attempt in attempts}
+    if row is None:
+        if outcomes & set(FINAL):
+            yield Violation(LOST, f"{kind} {id} was acknowledged and is not in the ledger")
+        return
+    if sum(attempt.status == 201 for attempt in attempts) > 1:
+        yield Violation(DOUBLED, f"{kind} {id} was new in two responses")
+    if outcomes == {REFUSED} and not any(attempt.copied for attempt in attempts):
+        yield Violation(FALSE_REFUSAL, f"{kind} {id} was refused as not applied and is in the ledger")
+    for attempt in attempts:
+        if attempt.outcome == OK and (differs := find_differences(attempt.response, row)):
+            is_decline = row["status"] == "declined"
+            yield Violation(DECLINE if is_decline else CHANGED, f"{kind} {id} was acknowledged with other {differs}")
+        if attempt.outcome == DECLINED and not is_same_decline(attempt.response, row):
+            yield Violation(DECLINE, f"{kind} {id} was declined with {attempt.response} and is {row}")
+
+
+def find_differences(response: Any, row: Row) -> dict[str, Any]:
+    """The members of the response that differ from the row. An open hold may have ended meanwhile."""
+    ignored = {*DECLINE_MEMBERS, *(RESULTS_OF_HOLD if response.get("status") == "open" else ())}
+    return {name: response.get(name) for name in row if name not in ignored and response.get(name) != row[name]}
+
+
+def is_same_decline(problem: Any, row: Row) -> bool:
+    """Whether the row is the decline of this problem."""
+    slug = str(problem.get("type", "")).removeprefix("/problems/")
+    members = {name: problem[name] for name in ("account", "available") if name in problem}
+    return row["status"] == "declined" and row["reason"] == slug and members.items() <= row.items()
+
+
+def check_release(id: str, attempts: list[Attempt], row: Row | None) -> Iterator[Violation]:
+    """A release that was acknowledged is final, and so is one that was declined."""
+    for attempt in attempts:
+        if attempt.outcome == OK and (row is None or (differs := find_differences(attempt.response, row))):
+            yield Violation(LOST if row is None else CHANGED, f"the release of {id}: {differs if row else 'no hold'}")
+        if attempt.outcome == DECLINED and (row is None or row["status"] not in ("captured", "declined")):
+            yield Violation(DECLINE, f"the release of {id} was declined, and the hold is {row}")
+
+
+def check_origin(by_command: dict[tuple[str, str], list[Attempt]], books: Books) -> Iterator[Violation]:
+    """Each row is of a command, and has the values of its request."""
+    for kind, rows in ((TRANSFER, books.transfers), (HOLD, books.holds)):
+        for id, row in rows.items():
+            attempts = by_command.get((kind, id))
+            if not attempts:
+                yield Violation(DOUBLED, f"{kind} {id} is in the ledger, and no client sent it")
+            elif differs := {name: value for name, value in (attempts[0].body or {}).items() if row[name] != value}:
+                yield Violation(CHANGED, f"{kind} {id} was requested with {differs}, and is {row}")
+
+
+def check_chain(books: Books) -> Iterator[Violation]:
+    """The numbers are 1, 2, 3 …, and each balance follows from the one before, up to the balance of the account."""
+    balances = dict.fromkeys(books.accounts, 0)
+    for number, row in enumerate(books.posted, start=1):
+        if row["number"] != number:
+            yield Violation(NUMBER, f"transfer {row['id']} has the number {row['number']}, expected {number}")
+        for side, change in (("from", -row["amount"]), ("to", row["amount"])):
+            account = row[side]
+            if row[f"{side}_balance"] != balances[account] + change:
+                yield Violation(BALANCE, f"number {number}: {account} is {row}, expected {balances[account] + change}")
+            balances[account] = row[f"{side}_balance"]
+    for id, row in books.accounts.items():
+        if row["balance"] != balances[id]:
+            yield Violation(BALANCE, f"{id} has the balance {row['balance']}, after its last transfer {balances[id]}")
+
+
+def count_outcomes(attempts: list[Attempt]) -> dict[str, int]:
+    """How many attempts were acknowledged, declined, refused and unknown."""
+    return {name: sum(attempt.outcome == name for attempt in attempts) for name in (OK, DECLINED, REFUSED, UNKNOWN)}
