@@ -33,12 +33,17 @@ def replace_sql(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, origina
 
 
 def fetch_in_a_pipeline(self: Connection, *statements: Statement) -> list[list[Any]]:
-    """Replaces Connection.fetch_together: after it, the server does not limit how long the transaction is idle."""
+    """Replaces Connection.fetch_together: after it, the server does not limit how long the transaction is idle.
+
+    psycopg ends most pipelines with a Flush message. If all results have arrived before, it sends none, so this does.
+    """
     with self.pipeline():
         cursors = [
             self.cursor(row_factory=statement.row_factory).execute(statement.text, statement.parameters)
             for statement in statements
         ]
+    self.pgconn.send_flush_request()
+    self.pgconn.flush()
     return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
 
 
