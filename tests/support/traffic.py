@@ -1,7 +1,7 @@
 """Clients that post transfers and read each one back, for as long as a test runs.
 
-They keep their connections, or open one for each request. None checks whether an idle connection was closed, as many
-HTTP libraries do not.
+They keep their connections, or open one for each request. Before a request, they do not check whether an idle
+connection was closed; many HTTP libraries do not check it either.
 """
 
 import contextlib

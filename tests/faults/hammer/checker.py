@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from tests.faults.hammer import reads, timeline
 from tests.faults.hammer.books import Books, Row
-from tests.faults.hammer.history import DECLINED, FINAL, HOLD, OK, REFUSED, RELEASE, TRANSFER, UNKNOWN, Attempt
+from tests.faults.hammer.history import DECLINED, FINAL, HOLD, OK, REFUSED, RELEASE, TRANSFER, Attempt
 
 # The kinds of violations. The first two are what the summary counts as lost and as doubled.
 LOST = "lost"  # an acknowledged write is not in the ledger
@@ -122,8 +122,3 @@ def check_chain(books: Books) -> Iterator[Violation]:
     for id, row in books.accounts.items():
         if row["balance"] != balances[id]:
             yield Violation(BALANCE, f"{id} has the balance {row['balance']}, after its last transfer {balances[id]}")
-
-
-def count_outcomes(attempts: list[Attempt]) -> dict[str, int]:
-    """How many attempts were acknowledged, declined, refused and unknown."""
-    return {name: sum(attempt.outcome == name for attempt in attempts) for name in (OK, DECLINED, REFUSED, UNKNOWN)}
