@@ -106,7 +106,7 @@ def test_a_jump_during_a_posting_writes_nothing(
 def test_a_build_without_the_limit_expires_holds_too_early(
     client: Client, ahead: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken on purpose: one transfer while the clock is ahead ends the hold for good."""
+    """Broken on purpose: one transfer while the clock is ahead ends the hold permanently."""
     monkeypatch.setattr(session, "CLOCK_MAX_AHEAD_SECONDS", 10**6)
     ahead.turn(hours=24)
     assert client.move("t").status == 201

@@ -126,7 +126,7 @@ class Traffic:
         return [failure for client in clients for failure in client.failures]
 
     def await_requests(self, count: int) -> None:
-        """Wait until the clients have sent so many more requests."""
+        """Wait until the clients have sent this number of further requests."""
         until = self.requests + count
         wait_until(lambda: self.requests >= until, f"{count} requests were sent")
 
