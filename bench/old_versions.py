@@ -19,7 +19,7 @@ from service.ledger.types import TransferCommand
 
 TRANSFERS, ACCOUNTS = 10_000, 1_000
 POSTINGS = 200  # of one figure
-SNAPSHOT_SECONDS = 600  # the snapshot of this measurement may be idle for so long
+SNAPSHOT_SECONDS = 600  # the snapshot of this measurement may be idle for this time
 
 # Each version needs a transaction of its own, as each posting has.
 MAKE_VERSIONS = """

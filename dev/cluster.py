@@ -44,9 +44,9 @@ CONNECT_SECONDS = 3  # for one node; without it, a node that does not respond co
 TEMPORARY = Path("/tmp")  # not TMPDIR, which the account of the servers may not be able to enter
 NO_ETCD = "etcd is not installed: apt install etcd-server | brew install etcd"
 # Patroni's settings, with the reason for each in docs/scaling.md.
-TTL_SECONDS = 20  # the lowest that Patroni accepts: so long the primary may be silent before another one is promoted
+TTL_SECONDS = 20  # the lowest that Patroni accepts. If the primary is silent for this time, another one is promoted
 LOOP_WAIT_SECONDS = 1
-RETRY_TIMEOUT_SECONDS = 3  # the lowest that Patroni accepts: so long a primary without etcd keeps its role
+RETRY_TIMEOUT_SECONDS = 3  # the lowest that Patroni accepts: a primary without etcd keeps its role for this time
 
 Through = Callable[[str, int], int]
 
@@ -345,7 +345,7 @@ def _make_directory(path: Path, account: dict[str, Any]) -> None:
 
 
 def _own(path: Path, account: dict[str, Any]) -> None:
-    """Give the file to the account of the servers."""
+    """Give the file or directory to the account of the servers, and to no other."""
     path.chmod(0o700)
     if account:
         os.chown(path, account["user"], account["group"])

@@ -31,8 +31,8 @@ def prepare(account: dict[str, Any]) -> tuple[str, dict[str, str]]:
     environment = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
     if not account:
         return sys.executable, environment
-    copy = copied()
     interpreter = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+    copy = copied(interpreter)
     environment["PYTHONPATH"] = str(copy / "packages")
     if not postgres.reaches(account, interpreter):
         interpreter = copy / "bin" / interpreter.name
@@ -41,9 +41,8 @@ def prepare(account: dict[str, Any]) -> tuple[str, dict[str, str]]:
     return str(interpreter), environment
 
 
-def copied() -> Path:
-    """A directory with Python and the packages, which later runs use again."""
-    interpreter = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+def copied(interpreter: Path) -> Path:
+    """A directory with this Python and the packages, which later runs use again."""
     versions = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
     digest = hashlib.sha256("\n".join([str(interpreter), sys.version, *versions]).encode()).hexdigest()[:16]
     copy = postgres.COPIES / f"ledger-python-{digest}"

@@ -1,6 +1,6 @@
 """`python -m service.export --format csv | hledger | beancount`: write all posted transfers to stdout, by number.
 
-It ends with the transfer that is the last one at its start. The hledger and beancount formats also contain the stored
+It writes the transfers that are posted when it starts. The hledger and beancount formats also contain the stored
 balances: the tool adds up the transfers itself and reports each balance that differs. These formats read one snapshot,
 which has time limits. csv reads each page on its own, because posted transfers never change. docs/export.md describes
 the formats.

@@ -30,7 +30,10 @@ BLOCKED_ACCOUNTS = Counter(
     "ledger_blocked_accounts_total",
     "Times that an account was locked or had thousands of expired holds, so that postings on it waited apart.",
 )
-COMMIT_UNKNOWN = Counter("ledger_commit_unknown_total", "Connections lost after COMMIT was sent, before its response.")
+COMMIT_UNKNOWN = Counter(
+    "ledger_commit_unknown_total",
+    "Commits whose connection was lost before the response, or that did not wait for the synchronous standby.",
+)
 CONSTRAINT_VIOLATIONS = Counter(
     "ledger_constraint_violations_total", "Writes that the rules accepted and a database constraint refused: a bug."
 )

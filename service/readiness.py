@@ -16,9 +16,8 @@ from service import logs, metrics, session
 from service.migrate import files, history
 
 PROBE_EVERY_SECONDS = 1.0
-PROBE_TIMEOUT_SECONDS = (
-    3.0  # after connecting, which may take 2 s for each host; else a probe of a stuck server does not end
-)
+# After connecting, which may take 2 s for each host. Else a probe of a server that does not respond does not end.
+PROBE_TIMEOUT_SECONDS = 3.0
 MISSES_UNTIL_UNREADY = 3  # one lost packet must not make all replicas unready
 _UNREADY = dict.fromkeys(("database", "pool", "writable", "schema", "durable", "clock"), False)
 

@@ -28,7 +28,7 @@ T = TypeVar("T")
 # For the settings of a new connection, after connecting. A server that authenticates and then does not respond would
 # otherwise keep the pool's workers until none is left.
 CONFIGURE_SECONDS = 3.0
-# To tell the server that a statement is no longer waited for. It runs beside the requests, so no request waits.
+# To cancel the statement of a request whose deadline has passed. A thread of its own sends it, so no request waits.
 CANCEL_SECONDS = 3.0
 
 CONNECT: dict[str, Any] = {
@@ -100,7 +100,7 @@ class CommitNotReplicated(psycopg.OperationalError):
 
 
 class CommitUnknown(Exception):
-    """COMMIT was sent, and whether the transaction is committed, also after a failover, is not known."""
+    """COMMIT was sent, and it is not known whether the transaction is committed and survives a failover."""
 
     def __init__(self, error: psycopg.Error) -> None:
         super().__init__(str(error))
@@ -216,7 +216,7 @@ def configure(connection: psycopg.Connection[Any]) -> None:
 
 
 def configure_in_time(connection: Connection) -> None:
-    """As `configure`, for the pool. Its own later statements are limited by the deadline of the last request."""
+    """As `configure`, for the pool. What the pool sends later has the deadline of the request before."""
     connection.deadline = time.monotonic() + CONFIGURE_SECONDS
     configure(connection)
 

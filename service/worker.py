@@ -122,7 +122,7 @@ class ClientSocket:
             self._flush()
 
     def expect_request(self) -> None:
-        """Count time and bytes anew: the next byte that arrives begins another request."""
+        """Count time and bytes from zero: the next byte that arrives begins another request."""
         self._read_until, self._bytes_left = None, REQUEST_BYTES
 
     def close(self) -> None:

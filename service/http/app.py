@@ -35,8 +35,8 @@ from service.http.response import Response, problem_response
 # service completes 400 a second. With a limit of 112, refusals to 1,000 clients that repeat at once took most of the
 # CPU.
 MAX_IN_FLIGHT = 2000
-# Of them, batches: all get a response within the deadline if the service posts 6 of 1,000 transfers a second. A batch
-# needs up to 5 MB.
+# Batches. All get a response within the deadline if the service posts 6 of 1,000 transfers a second. A batch needs up
+# to 5 MB, so it takes this place before its body is read.
 MAX_BATCHES_IN_FLIGHT = 32
 # Of them, lists. The largest pages take 25 ms each, so other requests wait up to 2.5 s for them. A page needs up to
 # 2 MiB until it is sent, and a client that does not read keeps it for RESPONSE_SEND_SECONDS.
@@ -184,7 +184,7 @@ class Application:
             self._take_place(self._batches, f"{MAX_BATCHES_IN_FLIGHT} batches", context.places)
         query = read_query(environ["QUERY_STRING"], route.query)
         body = read_body(environ, route.body_bytes) if route.body_bytes else None
-        if route.scope:  # after the body, so that clients that send slowly take no places
+        if route.scope:  # after the body, so that a client that sends slowly takes none
             self._take_place(self._in_flight, f"{MAX_IN_FLIGHT} requests", context.places)
         if "limit" in route.query:
             self._take_place(self._lists, f"{MAX_LISTS_IN_FLIGHT} lists", context.places)

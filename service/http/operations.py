@@ -13,9 +13,9 @@ def health(request: Request, dependencies: Dependencies) -> Response:
 
 
 def ready(request: Request, dependencies: Dependencies) -> Response:
-    """GET /ready: 200 if the database responds, accepts writes and has the schema of this code; else 503.
+    """GET /ready: 200 if each check of readiness.py passes and the process does not drain; else 503.
 
-    It is also 503 while the process drains, so that a load balancer sends new connections to another process.
+    While it drains, a load balancer sends new connections to another process.
     """
     checks = dependencies.readiness.checks() | {"serving": not drain.is_active()}
     is_ready = all(checks.values())

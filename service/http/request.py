@@ -47,7 +47,7 @@ class Dependencies:
     readiness: Readiness
 
     def read_list(self, limit: int, work: Callable[[Connection], list[T]]) -> list[T]:
-        """Run the work of a list with so many rows.
+        """Run the work of a list with this limit.
 
         500 rows with the most metadata keep a connection for 75 ms. So longer lists than the default together use at
         most half of the connections.

@@ -88,7 +88,7 @@ def reconcile(files: Sequence[Migration], history: Sequence[Applied]) -> list[Mi
 
 
 class SchemaState(NamedTuple):
-    """What a service asks about the database again and again."""
+    """What each probe of /ready reads."""
 
     version: int  # of the newest migration
     min_code: int  # the highest
@@ -97,7 +97,7 @@ class SchemaState(NamedTuple):
 
 
 def read_schema_state(connection: Connection[Any]) -> SchemaState:
-    """The state of the database and of its schema."""
+    """The newest migration, the highest min_code, whether the database accepts writes, and its time."""
     cursor = connection.cursor(row_factory=class_row(SchemaState))
     [state] = cursor.execute(
         """

@@ -1,4 +1,4 @@
-"""Each promise about writes fails on a build that breaks it. docs/reliability.md lists all such builds.
+"""Each promise about writes fails on a build that breaks it. docs/reliability.md lists them.
 
 Each check is a function, so that it runs on the service, where it passes, and on a broken build, where it fails.
 """

@@ -1,5 +1,6 @@
 """The database's clock is ahead of the service's: nothing gets a time of the future, and no hold expires too early."""
 
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -44,7 +45,7 @@ def test_a_write_is_refused_while_the_clock_is_ahead(
     with nothing_changes():
         reply = write(client)
     assert (reply.status, reply.slug, reply.json["outcome"]) == (503, "clock-ahead", "not_applied")
-    assert "86400 s ahead" in reply.json["detail"]
+    assert re.search("(86400|863[0-9]{2}) s ahead", reply.json["detail"])  # a slow request sees less than a day
     ahead.reset()
     assert write(client).status in (200, 201)
 
@@ -105,7 +106,7 @@ def test_a_jump_during_a_posting_writes_nothing(
 def test_a_build_without_the_limit_expires_holds_too_early(
     client: Client, ahead: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken on purpose: one transfer while the clock is ahead ends the hold for good."""
+    """Broken on purpose: one transfer while the clock is ahead ends the hold permanently."""
     monkeypatch.setattr(session, "CLOCK_MAX_AHEAD_SECONDS", 10**6)
     ahead.turn(hours=24)
     assert client.move("t").status == 201

@@ -1,4 +1,4 @@
-"""The primary fails: no acknowledged transfer is lost, and the service follows to the new primary."""
+"""The primary fails: no acknowledged transfer is lost, and the service connects to the new primary."""
 
 import contextlib
 import shutil
@@ -108,7 +108,7 @@ def recovers_in_time(cluster: Cluster, network: Network, service: live.Live, nam
     """
     for _ in range(TRIES):
         callers, seconds = fail_over(cluster, service, name, fault)
-        if seconds <= RECOVERY_SECONDS and fault is failover.kill:
+        if seconds <= RECOVERY_SECONDS and fault is failover.kill:  # the old primary is not running
             return True
         make_whole(cluster, network)
         assert failover.lost(callers, cluster.url("ledger_owner")) == []

@@ -17,7 +17,7 @@ from tests.faults.hammer import report, results
 from tests.faults.hammer.nemesis import FAULTS, available
 from tests.support import live
 
-RUN_SECONDS = 480.0  # a run of all faults takes 90 s, and 150 s on a machine that other programs use
+RUN_SECONDS = 480.0  # a run of all faults takes 90 s, and 150 s on a busy machine
 REPORT_SECONDS = 30.0
 OUTAGE_SECONDS = 3
 BROKEN_SECONDS = 10  # the fault happens several times, because each time only a commit in progress is hit

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from tests.faults.hammer import checker
-from tests.faults.hammer.books import Books
 from tests.faults.hammer.history import (
     ACCOUNT,
     DECLINED,
@@ -19,6 +18,7 @@ from tests.faults.hammer.history import (
     UNKNOWN,
     Attempt,
 )
+from tests.faults.hammer.ledger import Ledger
 
 NO_DECLINE: dict[str, Any] = {"reason": None, "account": None, "available": None}
 
@@ -81,7 +81,7 @@ class Run:
         """The kinds of the violations."""
         transfers = {row["id"]: row for row in (self.first, self.second, self.declined) if row}
         holds = {self.hold["id"]: self.hold} if self.hold else {}
-        return {violation.kind for violation in checker.check(self.attempts, Books(self.accounts, transfers, holds))}
+        return {violation.kind for violation in checker.check(self.attempts, Ledger(self.accounts, transfers, holds))}
 
 
 def test_a_correct_history_has_no_violation() -> None:

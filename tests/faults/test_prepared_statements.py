@@ -12,9 +12,8 @@ from tests.support.ledger import Urls
 from tests.support.threads import Call
 from tests.support.waiting import wait_for_lock_waiters
 
-EARLIER = range(
-    8
-)  # postings before the one that fails; psycopg prepares a statement when it is used for the sixth time
+# Postings before the one that fails. psycopg prepares a statement when it is used for the sixth time.
+EARLIER = range(8)
 
 
 def post_after_a_lock_timeout(client: Client, urls: Urls, environment: dict[str, str], earlier: int) -> set[int]:

@@ -142,7 +142,7 @@ def cancel_its_commit(client: Client, standby: Standby, write: Callable[[Client]
 def test_a_commit_whose_wait_is_cancelled_is_unknown(
     replicated: Client, standby: Standby, write: Callable[[Client], Reply]
 ) -> None:
-    """The server confirms it with a warning. The service repeats the request, finds it, and waits in vain."""
+    """The server confirms it with a warning. The service repeats the request, and waits for the standby."""
     assert is_unknown(cancel_its_commit(replicated, standby, write))
     standby.release()
     assert write(replicated).status in SUCCESS
@@ -174,7 +174,7 @@ def test_a_repeat_is_acknowledged_after_a_commit_of_its_own(
 
 
 def test_repeats_of_a_group_are_unknown(replicated: Client, standby: Standby, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A group of repeats, posted and declined, changes nothing; it waits all the same."""
+    """A group of repeats, posted and declined, changes nothing, and waits for the standby too."""
     standby_is_required = iter([True])
 
     def require_after_the_first(post: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The database's host is a black hole, or its name does not resolve: each request gets a 503 within its deadline."""
+"""The database's host does not respond, or its name does not resolve: each request gets a 503 within its deadline."""
 
 import contextlib
 import json

@@ -1,7 +1,7 @@
 """`python -m tests.support.broken_service FAULT...`: the service as a process, with faults.
 
-While the file HANG_FILE of the environment exists, name resolution hangs, as with a name server that never answers. It
-then makes a file with the suffix `.entered`.
+Name resolution fails. While the file HANG_FILE of the environment exists, it hangs, as with a name server that does not
+respond, and makes a file with the suffix `.entered`.
 """
 
 if __name__ == "__main__":

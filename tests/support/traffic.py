@@ -1,7 +1,7 @@
 """Clients that post transfers and read each one back, for as long as a test runs.
 
-They keep their connections, or open one for each request. None checks whether an idle connection was closed, as many
-HTTP libraries do not.
+They keep their connections, or open one for each request. Before a request, they do not check whether an idle
+connection was closed; many HTTP libraries do not check it either.
 """
 
 import contextlib
@@ -126,7 +126,7 @@ class Traffic:
         return [failure for client in clients for failure in client.failures]
 
     def await_requests(self, count: int) -> None:
-        """Wait until the clients have sent so many more requests."""
+        """Wait until the clients have sent this number of further requests."""
         until = self.requests + count
         wait_until(lambda: self.requests >= until, f"{count} requests were sent")
 

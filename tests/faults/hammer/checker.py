@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from tests.faults.hammer import reads, timeline
-from tests.faults.hammer.books import Books, Row
-from tests.faults.hammer.history import DECLINED, FINAL, HOLD, OK, REFUSED, RELEASE, TRANSFER, UNKNOWN, Attempt
+from tests.faults.hammer.history import DECLINED, FINAL, HOLD, OK, REFUSED, RELEASE, TRANSFER, Attempt
+from tests.faults.hammer.ledger import Ledger, Row
 
 # The kinds of violations. The first two are what the summary counts as lost and as doubled.
 LOST = "lost"  # an acknowledged write is not in the ledger
@@ -36,7 +36,7 @@ class Violation(NamedTuple):
     text: str
 
 
-def check(attempts: list[Attempt], books: Books) -> list[Violation]:
+def check(attempts: list[Attempt], ledger: Ledger) -> list[Violation]:
     """All violations. The attempts must have ended, and no client may write meanwhile."""
     by_command: dict[tuple[str, str], list[Attempt]] = defaultdict(list)
     for attempt in attempts:
@@ -44,15 +44,15 @@ def check(attempts: list[Attempt], books: Books) -> list[Violation]:
     found: list[Violation] = []
     for (kind, id), of_command in by_command.items():
         if kind in (TRANSFER, HOLD):
-            rows = books.transfers if kind == TRANSFER else books.holds
+            rows = ledger.transfers if kind == TRANSFER else ledger.holds
             found += check_write(kind, id, of_command, rows.get(id))
         elif kind == RELEASE:
-            found += check_release(id, of_command, books.holds.get(id))
-    found += check_origin(by_command, books)
-    found += check_chain(books)
-    found += [Violation(LIMIT, text) for text in timeline.find_overdrafts(books)]
-    found += [Violation(ORDER, text) for text in reads.find_inversions(attempts, books)]
-    found += [Violation(READ, text) for text in reads.find_stale_reads(attempts, books)]
+            found += check_release(id, of_command, ledger.holds.get(id))
+    found += check_origin(by_command, ledger)
+    found += check_chain(ledger)
+    found += [Violation(LIMIT, text) for text in timeline.find_overdrafts(ledger)]
+    found += [Violation(ORDER, text) for text in reads.find_inversions(attempts, ledger)]
+    found += [Violation(READ, text) for text in reads.find_stale_reads(attempts, ledger)]
     return found
 
 
@@ -97,9 +97,9 @@ def check_release(id: str, attempts: list[Attempt], row: Row | None) -> Iterator
             yield Violation(DECLINE, f"the release of {id} was declined, and the hold is {row}")
 
 
-def check_origin(by_command: dict[tuple[str, str], list[Attempt]], books: Books) -> Iterator[Violation]:
+def check_origin(by_command: dict[tuple[str, str], list[Attempt]], ledger: Ledger) -> Iterator[Violation]:
     """Each row is of a command, and has the values of its request."""
-    for kind, rows in ((TRANSFER, books.transfers), (HOLD, books.holds)):
+    for kind, rows in ((TRANSFER, ledger.transfers), (HOLD, ledger.holds)):
         for id, row in rows.items():
             attempts = by_command.get((kind, id))
             if not attempts:
@@ -108,10 +108,10 @@ def check_origin(by_command: dict[tuple[str, str], list[Attempt]], books: Books)
                 yield Violation(CHANGED, f"{kind} {id} was requested with {differs}, and is {row}")
 
 
-def check_chain(books: Books) -> Iterator[Violation]:
+def check_chain(ledger: Ledger) -> Iterator[Violation]:
     """The numbers are 1, 2, 3 …, and each balance follows from the one before, up to the balance of the account."""
-    balances = dict.fromkeys(books.accounts, 0)
-    for number, row in enumerate(books.posted, start=1):
+    balances = dict.fromkeys(ledger.accounts, 0)
+    for number, row in enumerate(ledger.posted, start=1):
         if row["number"] != number:
             yield Violation(NUMBER, f"transfer {row['id']} has the number {row['number']}, expected {number}")
         for side, change in (("from", -row["amount"]), ("to", row["amount"])):
@@ -119,11 +119,6 @@ def check_chain(books: Books) -> Iterator[Violation]:
             if row[f"{side}_balance"] != balances[account] + change:
                 yield Violation(BALANCE, f"number {number}: {account} is {row}, expected {balances[account] + change}")
             balances[account] = row[f"{side}_balance"]
-    for id, row in books.accounts.items():
+    for id, row in ledger.accounts.items():
         if row["balance"] != balances[id]:
             yield Violation(BALANCE, f"{id} has the balance {row['balance']}, after its last transfer {balances[id]}")
-
-
-def count_outcomes(attempts: list[Attempt]) -> dict[str, int]:
-    """How many attempts were acknowledged, declined, refused and unknown."""
-    return {name: sum(attempt.outcome == name for attempt in attempts) for name in (OK, DECLINED, REFUSED, UNKNOWN)}

@@ -97,7 +97,7 @@ class Client:
             connection.close()
 
     def settle(self, command: Command, give_up: threading.Event) -> None:
-        """Send the command until no part of it is unknown and none was refused for lack of a database."""
+        """Send the command until its response is neither missing, nor a 500 or a 503."""
         replica = self.random_repeats.randrange(len(self.connections))
         while not self.attempt(command, replica) and not give_up.is_set():
             replica = (replica + 1) % len(self.connections)

@@ -15,8 +15,9 @@ from datetime import timedelta
 
 from tests.faults.hammer import wal_disk
 from tests.faults.hammer.history import History
-from tests.faults.hammer.network import Link, any_data, confirms_commit, to_port
+from tests.faults.hammer.network import Link, confirms_commit, to_port
 from tests.faults.hammer.system import Replica, System, send_signal
+from tests.support.waiting import LIMIT_SECONDS
 
 CONTROL = "none"
 LOSE_CHANCE = 0.2  # of each response that a fault can lose
@@ -82,7 +83,7 @@ def service_killed(stage: Stage) -> Iterator[None]:
     """kill -9 of gunicorn's master; its worker ends by itself, and the process is started again."""
     replica = stage.one_replica
     replica.process.kill()
-    replica.process.wait()
+    replica.process.wait(LIMIT_SECONDS)
     yield
     replica.restart()
 
@@ -225,7 +226,7 @@ def commit_responses_lost(stage: Stage) -> Iterator[None]:
 def http_responses_lost(stage: Stage) -> Iterator[None]:
     """One in five responses to clients is lost with its connection."""
     for link in stage.service_links:
-        link.loses = lambda data: any_data(data) and stage.random.random() < LOSE_CHANCE
+        link.loses = lambda data: stage.random.random() < LOSE_CHANCE
     yield
     restore(stage.service_links)
 

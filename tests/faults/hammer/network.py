@@ -25,10 +25,6 @@ def confirms_commit(data: bytes) -> bool:
     return b"COMMIT\0" in data
 
 
-def any_data(data: bytes) -> bool:
-    return True
-
-
 class Link:
     """Forwards bytes to and from what `connect` reaches. The attributes change how, also for open connections."""
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from itertools import accumulate
 from typing import Any
 
-from tests.faults.hammer.books import Books
 from tests.faults.hammer.history import ACCOUNT, FEED, FEED_ROWS, LOOKUP, OK, REFUSED, TRANSFER, Attempt
+from tests.faults.hammer.ledger import Ledger
 
 
 class Times:
@@ -16,7 +16,7 @@ class Times:
     A refused attempt applied nothing, so it does not count as sent, unless the network may have sent it twice.
     """
 
-    def __init__(self, attempts: list[Attempt], books: Books) -> None:
+    def __init__(self, attempts: list[Attempt], ledger: Ledger) -> None:
         self.invoked: dict[str, float] = {}
         self.acknowledged: dict[str, float] = {}
         for attempt in attempts:
@@ -25,14 +25,14 @@ class Times:
                 if attempt.outcome == OK:
                     earlier = self.acknowledged.get(attempt.id, float("inf"))
                     self.acknowledged[attempt.id] = min(attempt.returned, earlier)
-        posted = [row for row in books.posted if row["id"] in self.invoked]
+        posted = [row for row in ledger.posted if row["id"] in self.invoked]
         self.numbers = [int(row["number"]) for row in posted]
         self.ids = [str(row["id"]) for row in posted]
 
 
-def find_inversions(attempts: list[Attempt], books: Books) -> Iterator[str]:
+def find_inversions(attempts: list[Attempt], ledger: Ledger) -> Iterator[str]:
     """Each transfer that has a lower number than one that was acknowledged before it was first sent."""
-    times = Times(attempts, books)
+    times = Times(attempts, ledger)
     earliest, earliest_id = float("inf"), ""  # the first acknowledgement of those with higher numbers
     for id in reversed(times.ids):
         if earliest < times.invoked[id]:
@@ -69,12 +69,12 @@ class Window:
         return self._lowest[position] - 1 if position < len(self._lowest) else self._last
 
 
-def find_stale_reads(attempts: list[Attempt], books: Books) -> Iterator[str]:
+def find_stale_reads(attempts: list[Attempt], ledger: Ledger) -> Iterator[str]:
     """Each read of an account, a transfer or the feed that contradicts the order of the transfers."""
-    times = Times(attempts, books)
+    times = Times(attempts, ledger)
     window = Window(times)
     entries: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for row in books.posted:
+    for row in ledger.posted:
         entries[row["from"]].append((row["number"], row["from_balance"]))
         entries[row["to"]].append((row["number"], row["to_balance"]))
     for attempt in attempts:
@@ -88,13 +88,13 @@ def find_stale_reads(attempts: list[Attempt], books: Books) -> Iterator[str]:
             if acknowledged < attempt.invoked:
                 yield f"{attempt.id} was not found after it was acknowledged"
         elif attempt.kind == LOOKUP and attempt.outcome == OK:
-            if not is_shown(attempt.response, books):
+            if not is_shown(attempt.response, ledger):
                 yield f"{attempt.id} was read as {attempt.response}"
         elif attempt.kind == FEED and attempt.outcome == OK:
-            yield from find_feed_errors(attempt, low, books)
+            yield from find_feed_errors(attempt, low, ledger)
 
 
-def find_feed_errors(attempt: Attempt, low: int, books: Books) -> Iterator[str]:
+def find_feed_errors(attempt: Attempt, low: int, ledger: Ledger) -> Iterator[str]:
     """A page of the feed has the next numbers without a gap, and all that were acknowledged before the request."""
     rows = attempt.response["transfers"]
     last = int(attempt.id) + len(rows)
@@ -102,12 +102,12 @@ def find_feed_errors(attempt: Attempt, low: int, books: Books) -> Iterator[str]:
         yield f"the feed after {attempt.id} has a gap: {[row['number'] for row in rows]}"
     if len(rows) < FEED_ROWS and last < low:
         yield f"the feed after {attempt.id} ended with {last} after {low} was acknowledged"
-    yield from (f"{row['id']} was read as {row}" for row in rows if not is_shown(row, books))
+    yield from (f"{row['id']} was read as {row}" for row in rows if not is_shown(row, ledger))
 
 
-def is_shown(response: Any, books: Books) -> bool:
+def is_shown(response: Any, ledger: Ledger) -> bool:
     """Whether the response has the values of the row."""
-    row = books.transfers.get(response["id"], {})
+    row = ledger.transfers.get(response["id"], {})
     return all(response[name] == row[name] for name in response if name in row) and bool(row)
 
 

@@ -53,7 +53,7 @@ def describe(outcome: Outcome, load_before: float) -> dict[str, Any]:
         "command": f"make faults SECONDS={options.seconds:.0f} SEED={options.seed}",
         "minutes": round(outcome.seconds / 60, 1),
         "machine": f"{os.cpu_count()} cores ({cpu_model()}), {platform.system()} {platform.release()}",
-        "load before": f"{load_before:.1f} (mean of one minute, from other programs)",
+        "load before": f"{load_before:.1f} (mean of one minute)",
         "versions": f"Python {platform.python_version()}, PostgreSQL {outcome.server_version} with fsync on",
     }
 

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 
 from service.ledger import audit
-from tests.faults.hammer import books, checker, nemesis, system
+from tests.faults.hammer import checker, ledger, nemesis, system
 from tests.faults.hammer.checker import Violation
 from tests.faults.hammer.clients import Client, open_accounts, single
 from tests.faults.hammer.history import DECLINED, OK, REFUSED, TRANSFER, UNKNOWN, WRITES, Attempt, History
@@ -173,7 +173,7 @@ def recover(client: Client) -> float:
 def compare(running: System, history: History) -> list[Violation]:
     """Check the history against the ledger, audit the ledger, and read the logs of the service."""
     with psycopg.connect(running.database.server.owner_url, autocommit=True) as owner:
-        violations = checker.check(history.attempts, books.read(owner))
+        violations = checker.check(history.attempts, ledger.read(owner))
         violations += [Violation("audit", str(error)) for error in audit.run(owner).errors]
     for replica in running.replicas:
         violations += [Violation("log", str(line)) for line in find_failures(replica.log)]

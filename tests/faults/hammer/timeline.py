@@ -3,35 +3,35 @@
 from collections.abc import Iterator
 from itertools import groupby
 
-from tests.faults.hammer.books import Books
+from tests.faults.hammer.ledger import Ledger
 
 Event = tuple[str, str, int, int]  # time, account, change of the balance, change of the held amount
 
 
-def find_overdrafts(books: Books) -> Iterator[str]:
+def find_overdrafts(ledger: Ledger) -> Iterator[str]:
     """Each account and time with less available than its floor allows.
 
     What one transaction wrote has one time, so the accounts are compared after all events of a time.
     """
-    balance, held = dict.fromkeys(books.accounts, 0), dict.fromkeys(books.accounts, 0)
-    for time, events in groupby(sorted(find_events(books)), key=lambda event: event[0]):
+    balance, held = dict.fromkeys(ledger.accounts, 0), dict.fromkeys(ledger.accounts, 0)
+    for time, events in groupby(sorted(find_events(ledger)), key=lambda event: event[0]):
         changed = set()
         for _, account, change, held_change in events:
             balance[account] += change
             held[account] += held_change
             changed.add(account)
         for account in changed:
-            floor = books.accounts[account]["floor"]
+            floor = ledger.accounts[account]["floor"]
             if floor is not None and balance[account] - held[account] < floor:
                 yield f"{account} had {balance[account]} with {held[account]} held at {time}; its floor is {floor}"
 
 
-def find_events(books: Books) -> Iterator[Event]:
+def find_events(ledger: Ledger) -> Iterator[Event]:
     """Every change of a balance or a held amount, with its time as the text of a response, which sorts by time."""
-    for row in books.posted:
+    for row in ledger.posted:
         yield row["created_at"], row["from"], -row["amount"], 0
         yield row["created_at"], row["to"], row["amount"], 0
-    for hold in books.holds.values():
+    for hold in ledger.holds.values():
         if hold["status"] == "declined":
             continue
         yield hold["created_at"], hold["from"], 0, hold["amount"]

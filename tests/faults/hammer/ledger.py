@@ -9,7 +9,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Books:
+class Ledger:
     """All accounts, transfers and holds by id, and the posted transfers by number."""
 
     accounts: dict[str, Row]
@@ -21,9 +21,9 @@ class Books:
         return sorted((row for row in self.transfers.values() if row["number"]), key=lambda row: int(row["number"]))
 
 
-def read(connection: psycopg.Connection[Any]) -> Books:
+def read(connection: psycopg.Connection[Any]) -> Ledger:
     """Read all rows. No client may write meanwhile."""
-    return Books(*(_by_id(connection, statement) for statement in (ACCOUNTS, TRANSFERS, HOLDS)))
+    return Ledger(*(_by_id(connection, statement) for statement in (ACCOUNTS, TRANSFERS, HOLDS)))
 
 
 def _by_id(connection: psycopg.Connection[Any], statement: str) -> dict[str, Row]:
