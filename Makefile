@@ -72,8 +72,8 @@ soak: .venv/ready ## 64 callers for SECONDS on a temporary service, or on URL=�
 
 faults: .venv/ready ## inject faults into real processes, check every response: make faults [SECONDS=600] [SEED=…] [ONLY=network-cut,…]
 	@env -u DATABASE_URL $(python) -m tests.faults.hammer $(if $(ONLY),--only '$(ONLY)',--full) $(if $(SEED),--seed '$(SEED)') \
-	    $(if $(filter-out file,$(origin SECONDS)),--seconds '$(SECONDS)')
-	@$(if $(ONLY),:,$(pytest) -m faults)
+	    $(if $(filter-out file,$(origin SECONDS)),--seconds '$(SECONDS)'); code=$$?; \
+	    $(if $(ONLY),:,$(pytest) -m faults) && exit $$code
 
 clean: ## remove the virtual environment, caches and the data of `make run`
 	@if [ -L .data/postgres ]; then rm -rf "$$(readlink .data/postgres)"; fi

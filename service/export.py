@@ -82,7 +82,10 @@ def main() -> int:
             else:
                 _write_csv(connection, file)
     except database.SnapshotEnded:
-        message = "the export is not complete: its output was read too slowly. Write it to a file first, or use csv"
+        message = (
+            "the export is not complete: its output was read too slowly, or the process was stopped. "
+            "Write it to a file first, or use csv"
+        )
         return _fail(EXIT_TOO_SLOW, message)
     except psycopg.Error as error:
         return _fail(EXIT_DATABASE, f"the export is not complete: {error}")

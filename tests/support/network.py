@@ -7,6 +7,7 @@ from collections import defaultdict
 
 HOST = "127.0.0.1"
 BUFFER_BYTES = 65536
+CUT_SECONDS = 300  # far longer than a node is cut off, so that no thread waits without a limit
 
 
 class Network:
@@ -51,7 +52,7 @@ class Network:
                 threading.Thread(target=self._connect, args=(client, port, flowing), daemon=True).start()
 
     def _connect(self, client: socket.socket, port: int, flowing: threading.Event) -> None:
-        flowing.wait()
+        flowing.wait(CUT_SECONDS)
         try:
             server = socket.create_connection((HOST, port))
         except OSError:  # nothing listens there now
@@ -71,9 +72,9 @@ def _set_event() -> threading.Event:
 def _forward(source: socket.socket, target: socket.socket, flowing: threading.Event) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(BUFFER_BYTES):
-            flowing.wait()
+            flowing.wait(CUT_SECONDS)
             target.sendall(data)
-        flowing.wait()
+        flowing.wait(CUT_SECONDS)
     for each in (source, target):
         with contextlib.suppress(OSError):
             each.shutdown(socket.SHUT_RDWR)
