@@ -25,6 +25,7 @@ T = TypeVar("T")
 # The pool's back-off has no cap: it took 18 s to reconnect after an outage of 40 s. After a failover with a frozen host
 # in the URL, requests were served again after up to 3.2 s; with 3 s here and in connect_timeout, after up to 3.8 s.
 RECONNECT_TIMEOUT_SECONDS = 1.0
+POOL_CHECK_SECONDS = 1.0  # for an idle connection to respond, when the pool could not open another one
 # Entries of the pool's queue: more than the requests that http/app.py admits, so that it alone refuses. A request that
 # timed out stays in the queue until a connection is free, so this limits the queue during an outage.
 MAX_WAITING = 4000
@@ -61,6 +62,15 @@ class BeginAgain(Exception):
     """Raised by work that applied nothing of its request and must run again at once, on what is committed by now."""
 
 
+class _Pool(ConnectionPool[Connection]):
+    """A pool whose check of an idle connection has a deadline of its own: that of its last request may have passed."""
+
+    @staticmethod
+    def check_connection(conn: Connection) -> None:
+        conn.deadline = time.monotonic() + POOL_CHECK_SECONDS
+        ConnectionPool.check_connection(conn)
+
+
 class Database:
     """Runs work on connections of a pool, and runs it again where that is safe and can help. Create it after the fork.
 
@@ -68,7 +78,7 @@ class Database:
     """
 
     def __init__(self, url: str, pool_size: int, retried_constraints: frozenset[str]) -> None:
-        self._pool = ConnectionPool(
+        self._pool = _Pool(
             url,
             connection_class=Connection,
             kwargs=session.CONNECT,
@@ -77,7 +87,7 @@ class Database:
             configure=session.configure_in_time,
             max_waiting=MAX_WAITING,
             reconnect_timeout=RECONNECT_TIMEOUT_SECONDS,
-            reconnect_failed=ConnectionPool.check,  # else it stops connecting while expired waiters fill its queue
+            reconnect_failed=_Pool.check,  # else it stops connecting while expired waiters fill its queue
             name="ledger",
         )
         metrics.POOL.stats = self._pool.get_stats
@@ -125,6 +135,10 @@ class Database:
                 error, outcome = unknown.error, "unknown"
             except psycopg.Error as raised:
                 error = raised
+            except Refusal as refusal:
+                if "outcome" in refusal.members:  # it is about this attempt; an earlier one may have been applied
+                    refusal.members["outcome"] = outcome
+                raise
             _log(error, attempt, outcome)
             is_retryable, response = self._classify(error, outcome)
             pause = random.uniform(0, FIRST_PAUSE_SECONDS * 2**attempt)

@@ -18,6 +18,8 @@ from service.migrate import files, history
 PROBE_EVERY_SECONDS = 1.0
 # After connecting, which may take 2 s for each host. Else a probe of a server that does not respond does not end.
 PROBE_TIMEOUT_SECONDS = 3.0
+# Longer than a probe of three hosts that do not respond. Only name resolution has no time limit of its own.
+PROBE_HANGS_SECONDS = 10.0
 MISSES_UNTIL_UNREADY = 3  # one lost packet must not make all replicas unready
 _UNREADY = dict.fromkeys(("database", "pool", "writable", "schema", "durable", "clock"), False)
 
@@ -35,6 +37,7 @@ class Readiness:
         self._needed = len(files.read_files())
         self._lock = threading.Lock()
         self._probed_at = float("-inf")
+        self._probing_since = float("inf")
         self._misses = 0
         self._checks = _UNREADY  # until the first good probe
         metrics.SCHEMA_VERSION.labels("code").set(self._needed)
@@ -44,10 +47,14 @@ class Readiness:
         if self._lock.acquire(blocking=False):
             try:
                 if time.monotonic() >= self._probed_at + PROBE_EVERY_SECONDS:
+                    self._probing_since = time.monotonic()
                     self._probe()
                     self._probed_at = time.monotonic()
             finally:
+                self._probing_since = float("inf")
                 self._lock.release()
+        elif time.monotonic() > self._probing_since + PROBE_HANGS_SECONDS:
+            return _UNREADY
         return self._checks
 
     def _probe(self) -> None:

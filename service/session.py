@@ -3,7 +3,7 @@
 - A request succeeds only after the server has confirmed COMMIT with the command tag COMMIT, and without a warning.
 - An error before COMMIT was sent, or an error of severity ERROR in response to it, means `not_applied`. Otherwise the
   outcome is `unknown`: CommitUnknown.
-- Nothing is sent after the deadline of the request.
+- No posting and no COMMIT is sent after the deadline of the request.
 """
 
 import threading
@@ -43,6 +43,7 @@ CONNECT: dict[str, Any] = {
 }
 LOCK_TIMEOUT_MILLISECONDS = 1000  # for one wait
 # SET ROLE removes every privilege except the service's own, whatever the login may do.
+# client_min_messages: without the warning, a COMMIT whose wait for the standby was cancelled seems to be replicated.
 # idle_in_transaction_session_timeout ends the session of a process that is stopped between its locks and its writes. It
 # is the deadline of a request, after which no request sends anything.
 # The keepalives are those of CONNECT, for the server's side of a connection to a machine that is gone.
@@ -54,6 +55,9 @@ LOCK_TIMEOUT_MILLISECONDS = 1000  # for one wait
 SESSION = f"""
     SET ROLE ledger_service;
     SET TIME ZONE 'UTC';
+    SET DateStyle = 'ISO';
+    SET client_encoding = 'UTF8';
+    SET client_min_messages = 'warning';
     SET default_transaction_isolation = 'read committed';
     SET statement_timeout = '3s';
     SET lock_timeout = '{LOCK_TIMEOUT_MILLISECONDS}ms';

@@ -115,12 +115,19 @@ def open(connection: Connection, id: str, members: Mapping[str, Any], caller: st
         BEGIN;
         SELECT pg_logical_emit_message(true, 'ledger', '') WHERE current_setting('synchronous_standby_names') <> '';
         INSERT INTO account (id, currency, min_balance, metadata, created_by)
-        VALUES (%(id)s, %(currency)s, %(min_balance)s, %(metadata)s, %(caller)s)
+        SELECT %(id)s, %(currency)s, %(min_balance)s, %(metadata)s, %(caller)s
+        WHERE clock_timestamp() <= %(latest_accepted)s
         ON CONFLICT (id) DO NOTHING
         RETURNING created_at;
         COMMIT
         """,
-        {"id": id, **members, "metadata": json.dumps(members["metadata"]), "caller": caller},
+        {
+            "id": id,
+            **members,
+            "metadata": json.dumps(members["metadata"]),
+            "caller": caller,
+            "latest_accepted": clock.latest_accepted(),
+        },
     )
     # If the account exists, the message makes this COMMIT wait for a synchronous standby: see replication.py.
     if opened:  # reads nothing more: a failed read would hide that the account is open
@@ -128,6 +135,7 @@ def open(connection: Connection, id: str, members: Mapping[str, Any], caller: st
         return Account(id=id, **members, **new), True
     account = get_and_advance_time(connection, id)
     if account is None:
+        clock.require_accepted(clock.read_database_time(connection))
         raise AssertionError(f"bug: {id} was opened and is missing")
     opened_with = vars(account) | values_before_changes(connection, id)
     if differs := [member for member, value in members.items() if opened_with[member] != value]:

@@ -48,6 +48,13 @@ def read(accounts: Collection[str]) -> Statement:
     )
 
 
+def read_database_time(connection: Connection) -> datetime:
+    """The clock of the database."""
+    [(time,)] = connection.execute("SELECT clock_timestamp()")
+    assert isinstance(time, datetime)
+    return time
+
+
 def latest_accepted() -> datetime:
     """The latest time of the database that is accepted."""
     return datetime.now(UTC) + timedelta(seconds=session.CLOCK_MAX_AHEAD_SECONDS)
@@ -120,17 +127,18 @@ def advance_past(connection: Connection, at: datetime) -> int | None:
 
     Every later call returns the same number, because no posting gets a time up to `at` any more. If the time is past
     `at` already, nothing is written. Else the statement waits for a posting that holds the journal row, and a posting
-    that waits for the row gets a later time. `at` must be in the past by the clocks of the database and of the service.
+    that waits for the row gets a later time. Raises Refusal `clock-ahead`.
     """
     number = find_final_number(connection, at)
     if number is None:
+        require_accepted(read_database_time(connection))
         connection.execute(
             """
             UPDATE journal
             SET last_at = %(at)s + interval '1 microsecond'
-            WHERE only_row AND last_at <= %(at)s AND %(at)s < least(clock_timestamp(), %(latest)s)
+            WHERE only_row AND last_at <= %(at)s AND %(at)s < clock_timestamp()
             """,
-            {"at": at, "latest": latest_accepted()},
+            {"at": at},
         )
         number = find_final_number(connection, at)
     return number
@@ -139,12 +147,10 @@ def advance_past(connection: Connection, at: datetime) -> int | None:
 def advance_past_expiry(connection: Connection, expires_at: datetime) -> None:
     """Advance the ledger's time to the `expires_at` of a hold that has expired, so that it stays expired.
 
-    Raises Refusal `clock-ahead` if the hold has expired only by a clock of the database that is ahead, or was set back
-    since.
+    Raises Refusal `clock-ahead`, also if the clock was set back since the hold was found expired.
     """
     if advance_past(connection, expires_at - timedelta(microseconds=1)) is None:
-        detail = "The clock of the database is ahead of the clock of the service, or it was set back."
-        raise Refusal("clock-ahead", detail, outcome="not_applied")
+        raise Refusal("clock-ahead", "The clock of the database was set back.", outcome="not_applied")
 
 
 def find_final_number(connection: Connection, at: datetime) -> int | None:

@@ -1,6 +1,7 @@
 """/health, /ready, /metrics and /v1/openapi.json"""
 
 import re
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from service.migrate import history
 from service.readiness import Readiness
 from tests.support.client import Client, item
 from tests.support.ledger import Urls
-from tests.support.waiting import wait_until
+from tests.support.threads import Call
+from tests.support.waiting import wait_for, wait_until
 
 ROOT = Path(__file__).parents[2]
 CHECKS = ("database", "pool", "writable", "schema", "durable", "clock")
@@ -108,6 +110,28 @@ def test_ready_requires_a_connection_of_the_pool(urls: Urls) -> None:
     assert [failed_checks(service_readiness) for _ in range(3)] == [set(), set(), {"pool"}]
     has_connection = True
     assert not failed_checks(service_readiness)
+
+
+@pytest.mark.usefixtures("probe_always")
+def test_a_probe_that_hangs_makes_the_service_unready(urls: Urls, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name resolution has no time limit. The callers meanwhile get the last checks only for a limited time."""
+    service_readiness, connect = readiness_of(urls), session.connect
+    assert not failed_checks(service_readiness)
+    is_hanging, go_on = threading.Event(), threading.Event()
+
+    def connect_late(url: str) -> session.Connection:
+        is_hanging.set()
+        wait_for(go_on)
+        return connect(url)
+
+    monkeypatch.setattr(session, "connect", connect_late)
+    probe = Call(service_readiness.checks)
+    wait_for(is_hanging)
+    assert not failed_checks(service_readiness)
+    monkeypatch.setattr(readiness, "PROBE_HANGS_SECONDS", 0)
+    assert failed_checks(service_readiness)
+    go_on.set()
+    assert all(probe.result().values())
 
 
 @pytest.mark.usefixtures("probe_always")

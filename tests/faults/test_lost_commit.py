@@ -170,3 +170,30 @@ def test_a_transaction_that_ends_with_another_tag_than_commit_is_an_error(applic
     with pytest.raises(Refusal) as caught:
         application.dependencies.database.run(work)
     assert (caught.value.slug, caught.value.members) == ("database-unavailable", {"outcome": "not_applied"})
+
+
+@pytest.mark.promise(14)
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda client: client.batch(item("t1", "a", "b", 5)),
+        lambda client: client.batch(item("t1", "a", "b", 5), atomic=True),
+        lambda client: client.change("a", min_balance=-100),
+        lambda client: client.move("t1", "a", "b", 5),
+    ],
+    ids=["a batch", "an atomic batch", "a change", "a transfer"],
+)
+def test_a_refusal_of_the_retry_is_not_called_not_applied(
+    proxied_client: Client, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, write: Callable[[Client], Reply]
+) -> None:
+    """The first attempt was applied. The second one is refused, because the clock is ahead by then."""
+
+    def lose_and_move_the_clock(data: bytes) -> bool:
+        if not confirms_commit(data):
+            return False
+        monkeypatch.setattr(session, "CLOCK_MAX_AHEAD_SECONDS", -60)
+        return True
+
+    proxy.cut_to_client, proxy.cuts = lose_and_move_the_clock, 1
+    reply = write(proxied_client)
+    assert (reply.status, reply.slug, reply.json["outcome"]) == (503, "clock-ahead", "unknown")

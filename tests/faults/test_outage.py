@@ -159,7 +159,8 @@ def lost_connections(
         monkeypatch.setattr(module, "LIMITS", replace(LIMITS, request_deadline_seconds=1))
     application = build_application(config.load(environment | {"DATABASE_URL": proxy.url, "POOL_SIZE": "3"}))
     lost = Client(application)
-    wait_until(lambda: lost.get("/v1/transfers").status == 200, "the application is connected")
+    pool = application.dependencies.database._pool
+    wait_until(lambda: pool.get_stats().get("pool_available") == 3, "all connections are open")
     proxy.lose, proxy.losses = b"SET ROLE", 3
     proxy.cut_all()
     assert lost.move("refused", "a", "b", 5).json["outcome"] == "not_applied"
@@ -181,3 +182,14 @@ def test_a_build_without_that_deadline_does_not_recover(
     lost: Client = request.getfixturevalue("lost_connections")
     assert {lost.move(f"t{n}", "a", "b", 5).status for n in range(5)} == {503}
     assert not lost.application.dependencies.database.has_connection()
+
+
+def test_a_check_of_the_pool_keeps_connections_that_respond(proxied_client: Client) -> None:
+    """The deadline of the last request on a connection does not limit the check."""
+    pool = proxied_client.application.dependencies.database._pool
+    with pool.connection() as connection:
+        pid = connection.info.backend_pid
+        connection.deadline = 0
+    pool.check()
+    with pool.connection() as connection:
+        assert connection.info.backend_pid == pid

@@ -136,7 +136,7 @@ def test_feed_statements_and_past_balances_agree(client: Client, owner: psycopg.
             "ORDER BY created_at DESC, number",
             id="a time excludes some of its own transfers",
         ),
-        pytest.param(transfers.list_after, "number > %(after)s", "number >= %(after)s", id="a page repeats a row"),
+        pytest.param(transfers.list_after, '"after": after', '"after": after - 1', id="a page repeats a row"),
     ],
 )
 def test_a_build_with_a_wrong_read_does_not_agree(

@@ -1,17 +1,21 @@
 """The rights and the settings of the service in the database, and the names of its constraints."""
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL
 
-from service import session
+from service import config, session
 from service.ledger.posting import RETRIED_CONSTRAINTS
+from service.server import build_application
 from service.session import Connection
 from tests.support.client import Client
 from tests.support.ledger import Urls
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -123,3 +127,18 @@ def test_every_table_and_column_has_a_comment(owner: psycopg.Connection[Any]) ->
         " OR col_description(pg_class.oid, attnum) IS NULL AND NOT attisdropped)"
     )
     assert rows.fetchall() == []
+
+
+def test_settings_of_the_login_do_not_change_what_is_stored(
+    client: Client, urls: Urls, environment: dict[str, str]
+) -> None:
+    """Another encoding or format of dates, set for the login or in the URL, has no effect."""
+    client.open("a", "b", min_balance=None)
+    url = make_conninfo(urls.service, client_encoding="LATIN1", options="-c DateStyle=German")
+    application = build_application(config.load(environment | {"DATABASE_URL": url}))
+    with contextlib.closing(application.dependencies.database):
+        other = Client(application)
+        wait_until(lambda: other.get("/v1/transfers").status == 200, "the application is connected")
+        reply = other.move("t", metadata={"text": "Ł 𝄞"})
+        assert (reply.status, reply.json) == (201, client.get("/v1/transfers/t").json)
+        assert other.get("/v1/transfers/t").json["metadata"] == {"text": "Ł 𝄞"}
