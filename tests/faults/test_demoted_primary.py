@@ -19,6 +19,8 @@ from service.server import build_application
 from tests.support.client import Client
 from tests.support.waiting import wait_until
 
+POOL_SIZE = 8
+
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[tuple[Server, Server]]:
@@ -52,7 +54,8 @@ def demoted(servers: tuple[Server, Server], environment: dict[str, str]) -> Iter
     set_read_only(old, "off")
     application = build_application(config.load(environment | {"DATABASE_URL": url}))
     client = Client(application)
-    wait_until(lambda: client.get("/v1/transfers").status == 200, "the application is connected")
+    pool = application.dependencies.database._pool
+    wait_until(lambda: pool.get_stats().get("pool_available") == POOL_SIZE, "all connections lead to this server")
     assert client.move("before").status in (200, 201)
     set_read_only(old, "on")
     yield client
