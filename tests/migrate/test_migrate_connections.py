@@ -5,6 +5,7 @@ import json
 import os
 import pwd
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -125,7 +126,8 @@ def pgbouncer_url(database: Database) -> Iterator[str]:
 
         def is_ready() -> bool:
             assert process.poll() is None, (folder / "log").read_text()
-            return (folder / ".s.PGSQL.6432").exists()
+            with socket.socket(socket.AF_UNIX) as attempt:  # the file is there before PgBouncer listens
+                return attempt.connect_ex(str(folder / ".s.PGSQL.6432")) == 0
 
         wait_until(is_ready, "PgBouncer listens")
         yield make_conninfo(database.urls.owner, host=name, port=6432)
