@@ -39,10 +39,20 @@ def servers() -> Iterator[tuple[Server, Server]]:
 
 
 def set_read_only(server: Server, value: str) -> None:
-    """Change also the sessions that are open."""
+    """Change also the sessions that are open.
+
+    Waits until a new session has the value: the server reloads its settings a moment later, tells the open sessions,
+    and only then accepts new ones.
+    """
     with psycopg.connect(server.superuser_url, autocommit=True) as superuser:
         superuser.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
         superuser.execute("SELECT pg_reload_conf()")
+
+    def is_set() -> bool:
+        with psycopg.connect(server.superuser_url) as session:
+            return session.execute("SHOW default_transaction_read_only").fetchone() == (value,)
+
+    wait_until(is_set, f"new sessions have default_transaction_read_only {value}")
 
 
 @pytest.fixture
