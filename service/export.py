@@ -34,7 +34,7 @@ PAGE_ROWS = 1000  # rows of one query, so that memory does not grow with the led
 PAGE_SESSION = "SET statement_timeout = '60s'; SET default_transaction_read_only = on"
 CSV_MEMBERS = (
     "number", "id", "created_at", "from", "to", "amount", "currency", "from_balance", "to_balance", "captures",
-    "reverses", "metadata", "created_by",
+    "reverses", "reference", "metadata", "created_by",
 )  # fmt: skip
 NOTE = "; Amounts are whole numbers of the currency's smallest unit, such as cents.\n"
 ROOT = "Assets"  # one of the five root accounts of beancount
@@ -125,7 +125,7 @@ def _write_plain_text(connection: Connection, dialect: dict[str, str], file: Tex
         values = _values(transfer)
         last_day = max(last_day, values["day"])
         write("transfer", **values)
-        for detail in ("created_at", "created_by", "captures", "reverses", "metadata"):
+        for detail in ("created_at", "created_by", "captures", "reverses", "reference", "metadata"):
             if text := values[detail]:
                 write("detail", detail=detail, text=text, quoted=json.dumps(text, ensure_ascii=False))
         to, source = account_name(transfer.to_account), account_name(transfer.from_account)

@@ -16,9 +16,10 @@ class Limits:
     metadata_members: int
     metadata_name_characters: int
     metadata_value_characters: int
-    batch_transfers: int
+    batch_items: int
     body_bytes: int
     batch_body_bytes: int
+    batch_metadata_characters: int  # of all results, names and values
     json_depth: int
     number_digits: int  # characters of a number in JSON text, before it is converted
     page_default: int

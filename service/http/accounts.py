@@ -6,12 +6,20 @@ from uuid import uuid4
 
 from service.contract import LIMITS
 from service.errors import Refusal
-from service.http import fields
+from service.http import auth, fields
 from service.http.fields import FieldErrors, FieldReader
 from service.http.request import Dependencies, Request, invalid_query
-from service.http.response import Response, json_response, page_response, show_account, show_change, show_entry
+from service.http.response import (
+    Response,
+    json_response,
+    page_response,
+    show_account,
+    show_change,
+    show_entry,
+    show_record,
+)
 from service.ledger import accounts, clock, transfers
-from service.ledger.types import AccountChange, Entry, PastBalance
+from service.ledger.types import AccountChange, AccountCommand, Entry, PastBalance
 from service.session import Connection
 
 STATUSES = ("open", "frozen", "closed")
@@ -21,33 +29,50 @@ def put(request: Request, dependencies: Dependencies) -> Response:
     """PUT /v1/accounts/{id}: 201 opened, 200 opened before with the same members."""
     id = fields.id_to_create(request.parameters)
     errors = FieldErrors()
-    reader = FieldReader(request.body, ("currency", "min_balance", "metadata"), errors)
-    members = {
-        "currency": reader.currency("currency"),
-        "min_balance": reader.min_balance(highest=0),  # a new account has balance 0, which is below a higher floor
-        "metadata": reader.metadata(),
-    }
+    command = read_account(request.body, errors, request.caller, id=id)
     errors.raise_if_any()
-    account, is_new = dependencies.database.run(
-        lambda connection: accounts.open(connection, id, members, request.caller)
+    require_scope(request, command)
+    result = dependencies.group_posting.post(command)
+    return json_response(201 if result.is_new else 200, show_record(result.record))
+
+
+def read_account(body: Any, errors: FieldErrors, caller: str, *, id: str = "", pointer: str = "") -> AccountCommand:
+    """An account to open. In a batch the id is a member; else `id` is the one in the path."""
+    members = ("currency", "min_balance", "max_balance", "metadata")
+    reader = FieldReader(body, members if id else ("id", *members), errors, pointer)
+    return AccountCommand(
+        id=id or reader.id("id"),
+        currency=reader.currency("currency"),
+        # A new account has the balance 0, which is below a higher floor, and above a lower ceiling.
+        min_balance=reader.min_balance(highest=0),
+        max_balance=reader.max_balance(lowest=0),
+        metadata=reader.metadata(),
+        created_by=caller,
     )
-    return json_response(201 if is_new else 200, show_account(account))
+
+
+def require_scope(request: Request, command: AccountCommand) -> None:
+    """Raise Refusal `forbidden` unless the caller may open this account: one that can go below 0 creates money."""
+    if command.min_balance is None or command.min_balance < 0:
+        auth.authorize(request.scopes, "admin")
 
 
 def patch(request: Request, dependencies: Dependencies) -> Response:
-    """PATCH /v1/accounts/{id}: set min_balance, status or metadata. 200, also if nothing changed."""
+    """PATCH /v1/accounts/{id}: set min_balance, max_balance, status or metadata. 200, also if nothing changed."""
     id = fields.id_to_find(request.parameters)
     errors = FieldErrors()
-    reader = FieldReader(request.body, ("min_balance", "status", "metadata"), errors)
+    reader = FieldReader(request.body, ("min_balance", "max_balance", "status", "metadata"), errors)
     members: dict[str, Any] = {}
     if "min_balance" in reader:
         members["min_balance"] = reader.min_balance(highest=LIMITS.amount_max)
+    if "max_balance" in reader:
+        members["max_balance"] = reader.max_balance(lowest=-LIMITS.amount_max)
     if "status" in reader:
         members["status"] = reader.choice("status", STATUSES)
     if "metadata" in reader:
         members["metadata"] = reader.metadata()
     if not members and isinstance(request.body, dict):
-        errors.add("", "must have min_balance, status or metadata")
+        errors.add("", "must have min_balance, max_balance, status or metadata")
     errors.raise_if_any()
     key = uuid4()  # one for all attempts of this request
     account = dependencies.database.run_with_locks(

@@ -18,7 +18,7 @@ from service import logs, metrics
 from service.config import Caller
 from service.contract import LIMITS
 from service.errors import Refusal
-from service.http import accounts, auth, documents, holds, operations, transfers
+from service.http import accounts, auth, batches, documents, holds, operations, transfers
 from service.http.request import (
     Dependencies,
     Request,
@@ -71,11 +71,11 @@ ROUTES = (
     Route("GET", "/v1/accounts/{id}/changes", "read", accounts.list_changes, ("after", "limit")),
     Route("PUT", "/v1/transfers/{id}", "write", transfers.put, body_bytes=LIMITS.body_bytes),
     Route("GET", "/v1/transfers/{id}", "read", transfers.get),
-    Route("POST", "/v1/transfers", "write", transfers.post, body_bytes=LIMITS.batch_body_bytes),
-    Route("GET", "/v1/transfers", "read", transfers.list_after, ("after", "limit")),
+    Route("GET", "/v1/transfers", "read", transfers.list_after, ("after", "reference", "limit")),
     Route("PUT", "/v1/holds/{id}", "write", holds.put, body_bytes=LIMITS.body_bytes),
     Route("GET", "/v1/holds/{id}", "read", holds.get),
     Route("DELETE", "/v1/holds/{id}", "write", holds.delete),
+    Route("POST", "/v1/batches", "write", batches.post, body_bytes=LIMITS.batch_body_bytes),
     Route("GET", "/v1/openapi.json", None, documents.openapi),
     Route("GET", "/problems/{slug}", None, documents.problem),
     Route("GET", "/health", None, operations.health),
@@ -176,10 +176,11 @@ class Application:
         route = _ROUTES_BY_PATH[context.route].get("GET" if context.method == "HEAD" else context.method)
         if route is None:
             raise Refusal("method-not-allowed", "The Allow header lists the methods of this path.")
+        scopes: frozenset[str] = frozenset()
         if route.scope:
             caller = auth.authenticate(environ.get("HTTP_AUTHORIZATION"), self._callers)
-            context.caller = caller.name
-            auth.authorize(caller, route.scope)
+            context.caller, scopes = caller.name, caller.scopes
+            auth.authorize(scopes, route.scope)
         if route.body_bytes == LIMITS.batch_body_bytes:
             self._take_place(self._batches, f"{MAX_BATCHES_IN_FLIGHT} batches", context.places)
         query = read_query(environ["QUERY_STRING"], route.query)
@@ -188,7 +189,7 @@ class Application:
             self._take_place(self._in_flight, f"{MAX_IN_FLIGHT} requests", context.places)
         if "limit" in route.query:
             self._take_place(self._lists, f"{MAX_LISTS_IN_FLIGHT} lists", context.places)
-        request = Request(context.request_id, context.caller, parameters, query, body)
+        request = Request(context.request_id, context.caller, scopes, parameters, query, body)
         return route.endpoint(request, self.dependencies)
 
     def _take_place(self, semaphore: threading.BoundedSemaphore, limit: str, places: contextlib.ExitStack) -> None:

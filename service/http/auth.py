@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import re
+from collections.abc import Collection
 
 from service.config import Caller
 from service.errors import Refusal
@@ -23,7 +24,7 @@ def authenticate(authorization: str | None, callers: tuple[Caller, ...]) -> Call
     return known[0]
 
 
-def authorize(caller: Caller, scope: str) -> None:
-    """Raise Refusal `forbidden` unless the caller has the scope."""
-    if scope not in caller.scopes:
+def authorize(scopes: Collection[str], scope: str) -> None:
+    """Raise Refusal `forbidden` unless the scopes of the caller include this scope."""
+    if scope not in scopes:
         raise Refusal("forbidden", f"This operation needs the scope {scope}.", scope=scope)

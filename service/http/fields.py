@@ -89,6 +89,16 @@ class FieldReader:
             return None
         return self.integer("min_balance", -LIMITS.amount_max, highest)
 
+    def max_balance(self, lowest: int) -> int | None:
+        """An integer from `lowest` on; null and absent mean no ceiling."""
+        if self._values.get("max_balance") is None:
+            return None
+        return self.integer("max_balance", lowest, LIMITS.amount_max)
+
+    def reference(self) -> str | None:
+        """A reference has the characters of an id; null and absent mean none."""
+        return None if self._values.get("reference") is None else self.id("reference")
+
     def time(self, name: str) -> datetime | None:
         """A time; null and absent mean none."""
         value = self._values.get(name)

@@ -33,6 +33,7 @@ class Request:
 
     request_id: str
     caller: str  # the name; empty for a route without a scope
+    scopes: frozenset[str]  # of the caller; empty for a route without a scope
     parameters: Mapping[str, str]  # from the path
     query: Mapping[str, str]
     body: Any  # parsed JSON; None for a route without a body

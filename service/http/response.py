@@ -91,6 +91,7 @@ def show_account(account: Account) -> dict[str, Any]:
         "held": account.held,
         "available": account.available,
         "min_balance": account.min_balance,
+        "max_balance": account.max_balance,
         "status": account.status,
         "metadata": account.metadata,
         "created_by": account.created_by,
@@ -123,6 +124,7 @@ def show_transfer(transfer: Transfer) -> dict[str, Any]:
         "to_balance": transfer.to_balance,
         "captures": transfer.captures,
         "reverses": transfer.reverses,
+        "reference": transfer.reference,
         "metadata": transfer.metadata,
         "created_by": transfer.created_by,
         "created_at": transfer.created_at,
@@ -153,6 +155,7 @@ def show_hold(hold: Hold) -> dict[str, Any]:
         "currency": hold.currency,
         "expires_at": hold.expires_at,
         "captured_by": hold.captured_by,
+        "reference": hold.reference,
         "metadata": hold.metadata,
         "created_by": hold.created_by,
         "created_at": hold.created_at,
@@ -161,9 +164,11 @@ def show_hold(hold: Hold) -> dict[str, Any]:
     }
 
 
-def show_record(record: Record | None) -> dict[str, Any]:
-    """The members of a transfer or a hold."""
+def show_record(record: Account | Transfer | Hold | None) -> dict[str, Any]:
+    """The members of an account, a transfer or a hold."""
     match record:
+        case Account():
+            return show_account(record)
         case Transfer():
             return show_transfer(record)
         case Hold():

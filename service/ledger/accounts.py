@@ -1,4 +1,4 @@
-"""Accounts: locking, opening, reading and changing them."""
+"""Accounts: locking, reading and changing them. A posting opens them."""
 
 import json
 import time
@@ -19,8 +19,11 @@ from service.session import BEGIN, ROLLBACK, Connection, Statement
 # How long one transaction keeps an account locked until postings on it wait apart. A group keeps its accounts locked
 # for a shorter time. Without this, an account that many groups use, one after the other, would count as locked.
 LOCKED_SECONDS = 0.02
-_STATE_COLUMNS = SQL("id, currency, min_balance, balance, status")  # without held, which depends on the time
+# Without held, which depends on the time.
+_STATE_COLUMNS = SQL("id, currency, min_balance, max_balance, balance, status")
 _COLUMNS = SQL("{state}, metadata, created_at, created_by").format(state=_STATE_COLUMNS)
+# Every column of an account except created_at, which a posting takes from the journal row.
+COLUMNS = SQL("{state}, held, metadata, created_by").format(state=_STATE_COLUMNS)
 
 # `expired_until` is the latest `expires_at` of the account's open holds that have expired, unless the journal's time is
 # past it: then no capture of these holds can be in progress.
@@ -65,6 +68,22 @@ _CHANGES = pages.end_at_page_bytes(
     order=SQL("change"),
     json=SQL("concat(before, after)"),
 ).as_bytes()
+_SELECT_WITH_FIRST_VALUES = SQL(
+    """
+    SELECT held, {columns}, (
+        SELECT coalesce(jsonb_object_agg(member, value), '{{}}')
+        FROM (
+            SELECT DISTINCT ON (member) member, value
+            FROM account_change
+            CROSS JOIN jsonb_each(before) AS changed (member, value)
+            WHERE account = account.id
+            ORDER BY member, change
+        ) AS first_change
+    ) AS first_values
+    FROM account
+    WHERE id = ANY(%(ids)s)
+    """
+).format(columns=_COLUMNS)
 _LOCK = SQL("SELECT held, {state} FROM account WHERE id = ANY(%(ids)s) ORDER BY id FOR NO KEY UPDATE").format(
     state=_STATE_COLUMNS
 )
@@ -105,58 +124,16 @@ def _find_lockers(connection: Connection, ids: Collection[str]) -> dict[str, str
     return dict(found)
 
 
-def open(connection: Connection, id: str, members: Mapping[str, Any], caller: str) -> tuple[Account, bool]:
-    """Open the account with the members currency, min_balance and metadata.
+def select_with_first_values(ids: Collection[str]) -> Statement:
+    """The rows of these accounts, each with the members that were changed and their values at its opening.
 
-    Returns the account, and whether it is new. Raises Refusal `id-conflict` if the id was opened with other members.
+    For locked accounts without expired holds: `held` is the amount that is stored.
     """
-    opened = connection.execute_and_commit(
-        """
-        BEGIN;
-        SELECT pg_logical_emit_message(true, 'ledger', '') WHERE current_setting('synchronous_standby_names') <> '';
-        INSERT INTO account (id, currency, min_balance, metadata, created_by)
-        SELECT %(id)s, %(currency)s, %(min_balance)s, %(metadata)s, %(caller)s
-        WHERE clock_timestamp() <= %(latest_accepted)s
-        ON CONFLICT (id) DO NOTHING
-        RETURNING created_at;
-        COMMIT
-        """,
-        {
-            "id": id,
-            **members,
-            "metadata": json.dumps(members["metadata"]),
-            "caller": caller,
-            "latest_accepted": clock.latest_accepted(),
-        },
-    )
-    # If the account exists, the message makes this COMMIT wait for a synchronous standby: see replication.py.
-    if opened:  # reads nothing more: a failed read would hide that the account is open
-        new = {"balance": 0, "held": 0, "status": "open", "created_by": caller, "created_at": opened[0]}
-        return Account(id=id, **members, **new), True
-    account = get_and_advance_time(connection, id)
-    if account is None:
-        clock.require_accepted(clock.read_database_time(connection))
-        raise AssertionError(f"bug: {id} was opened and is missing")
-    opened_with = vars(account) | values_before_changes(connection, id)
-    if differs := [member for member, value in members.items() if opened_with[member] != value]:
-        raise Refusal("id-conflict", f"{id} was already opened with different values.", differs=differs)
-    return account, False
+    return Statement(_SELECT_WITH_FIRST_VALUES, {"ids": list(ids)}, kwargs_row(_build_with_first_values))
 
 
-def values_before_changes(connection: Connection, id: str) -> dict[str, Any]:
-    """The members that were changed since the account was opened, with their first values."""
-    return dict(
-        connection.execute(
-            """
-            SELECT DISTINCT ON (member) member, value
-            FROM account_change
-            CROSS JOIN jsonb_each(before) AS changed (member, value)
-            WHERE account = %(id)s
-            ORDER BY member, change
-            """,
-            {"id": id},
-        ).fetchall()
-    )
+def _build_with_first_values(*, first_values: dict[str, Any], **columns: Any) -> tuple[Account, dict[str, Any]]:
+    return build(Account, **columns), first_values
 
 
 def exists(connection: Connection, id: str) -> bool:
@@ -210,11 +187,12 @@ def select(
 def change(
     connection: Connection, id: str, members: Mapping[str, Any], *, caller: str, idempotency_key: UUID
 ) -> Account | None:
-    """Change the members min_balance, status or metadata, and record the change. None if there is no such account.
+    """Change members of an account (see http/accounts.py), and record the change. None if there is no such account.
 
     A key takes effect once: the second call with it returns the account with the members that the first call set. A
     member that already has the value is not a change. Raises Refusal `insufficient-funds` if the new floor is above the
-    available amount, and `account-not-empty` if the account to close has a balance or an open hold.
+    available amount, `max-balance-exceeded` if the new ceiling is below the balance, and `account-not-empty` if the
+    account to close has a balance or an open hold.
     """
     select_account = SQL("SELECT held, {columns} FROM account WHERE id = %(id)s").format(columns=_COLUMNS)
     _, _, [times], accounts, changes = connection.fetch_together(
@@ -242,6 +220,9 @@ def check_change(changed: Account) -> None:
     if changed.min_balance is not None and changed.available < changed.min_balance:
         detail = f"{changed.id} has {changed.available} available, which is below the new min_balance."
         raise Refusal("insufficient-funds", detail, account=changed.id, available=changed.available)
+    if changed.max_balance is not None and changed.balance > changed.max_balance:
+        detail = f"{changed.id} has a balance of {changed.balance}, which is above the new max_balance."
+        raise Refusal("max-balance-exceeded", detail, account=changed.id, available=0)
     if changed.status == "closed" and (changed.balance or changed.held):
         raise Refusal("account-not-empty", f"{changed.id} has a balance or open holds.", account=changed.id)
 
@@ -252,7 +233,7 @@ def _write_change_and_commit(
     connection.execute_and_commit(
         """
         UPDATE account
-        SET min_balance = %(min_balance)s, status = %(status)s, metadata = %(metadata)s
+        SET min_balance = %(min_balance)s, max_balance = %(max_balance)s, status = %(status)s, metadata = %(metadata)s
         WHERE id = %(id)s;
         INSERT INTO account_change (account, before, after, changed_by, idempotency_key)
         VALUES (%(id)s, %(before)s, %(after)s, %(caller)s, %(key)s);
@@ -261,6 +242,7 @@ def _write_change_and_commit(
         {
             "id": changed.id,
             "min_balance": changed.min_balance,
+            "max_balance": changed.max_balance,
             "status": changed.status,
             "metadata": json.dumps(changed.metadata),
             "before": json.dumps(before),

@@ -13,7 +13,7 @@ from service.session import Connection, Statement
 # Every column of a hold except created_at and resolved_at, which a posting sets to its own time.
 COLUMNS = SQL(
     "id, status, reason, from_account, to_account, amount, currency, expires_at, captured_by, "
-    "declined_account, declined_available, metadata, created_by"
+    "declined_account, declined_available, reference, metadata, created_by"
 )
 _SELECT = SQL("SELECT created_at, resolved_at, {columns} FROM hold WHERE id = ANY(%(ids)s)").format(columns=COLUMNS)
 

@@ -4,21 +4,25 @@ The rules apply to each command in this order:
 1. If the id is already used, the first result is final: the same values are a replay, different values a conflict.
 2. The accounts, the hold or the transfer that the command names must exist. If one does not, nothing is stored, because
    it may be created later.
-3. The state of the hold, the currencies, the status of the accounts, the floor and the range of balances decide whether
-   the command is applied or declined. Both results are stored permanently.
+3. The state of the hold, the currencies, the status of the accounts, the floor, the ceiling and the range of balances
+   decide whether the command is applied or declined. Both results are stored permanently.
+
+The opening of an account is never declined: the account is new, or the command is a replay or a conflict.
 
 A frozen account accepts no new transfer and no new hold. Its open holds can still be captured or released, and its
 transfers can still be reversed. A closed account accepts nothing.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from service.contract import LIMITS, PROBLEMS
 from service.errors import Refusal
 from service.ledger.types import (
+    Account,
+    AccountCommand,
     AccountState,
     Command,
     Hold,
@@ -36,10 +40,11 @@ from service.ledger.types import (
 class LedgerState:
     """The rows that the commands name, as read under the locks of their accounts."""
 
-    accounts: dict[str, AccountState]
+    accounts: dict[str, AccountState]  # an Account for each id of an AccountCommand
     transfers: dict[str, Transfer]
     holds: dict[str, Hold]
     reversed: dict[str, int]  # the sum of the posted reversals of a transfer, by the transfer's id
+    first_values: Mapping[str, Mapping[str, Any]]  # the changed members of an Account as they were at its opening
     now: datetime  # the ledger's time; no open hold of these accounts expires at or before it
 
 
@@ -57,7 +62,13 @@ def decide(state: LedgerState, commands: Sequence[Command], *, atomic: bool) -> 
     Returns one result per command, in order, and the new state. Raises Refusal `batch-refused` at the first command of
     an atomic batch that is refused.
     """
-    state = LedgerState(dict(state.accounts), dict(state.transfers), dict(state.holds), dict(state.reversed), state.now)
+    state = replace(
+        state,
+        accounts=dict(state.accounts),
+        transfers=dict(state.transfers),
+        holds=dict(state.holds),
+        reversed=dict(state.reversed),
+    )
     results: list[Result] = []
     for index, command in enumerate(commands):
         result = _decide_one(state, command)
@@ -73,6 +84,8 @@ def _decide_one(state: LedgerState, command: Command) -> Result:
     """Apply one command to the state, which is changed only if the command is applied or declined."""
     try:
         match command:
+            case AccountCommand():
+                return decide_account(state, command)
             case TransferCommand():
                 return decide_transfer(state, command)
             case HoldCommand():
@@ -83,12 +96,33 @@ def _decide_one(state: LedgerState, command: Command) -> Result:
         return Result(None, refusal)
 
 
+def decide_account(state: LedgerState, command: AccountCommand) -> Result:
+    """Open an account, or replay its opening. Raises Refusal `id-conflict` if it was opened with other members.
+
+    They are compared with those at the opening, so it can be repeated after a change of the account.
+    """
+    known = state.accounts.get(command.id)
+    if known is None:
+        account = Account(**vars(command), balance=0, held=0, status="open", created_at=None)
+        state.accounts[account.id] = account
+        return Result(account, is_new=True)
+    if not isinstance(known, Account):
+        raise AssertionError(f"bug: only the state of {known.id} was read")
+    opened_with = {**vars(known), **state.first_values.get(known.id, {})}
+    given = {name: value for name, value in vars(command).items() if name != "created_by"}
+    if differs := [name for name, value in given.items() if opened_with[name] != value]:
+        raise Refusal("id-conflict", f"{known.id} was already opened with different values.", differs=differs)
+    return Result(known)
+
+
 def decide_transfer(state: LedgerState, command: TransferCommand) -> Result:
     """Post or decline a transfer, or replay it. Raises Refusal if nothing is to be stored."""
     if known := state.transfers.get(command.id):
-        # A capture or reversal has no accounts and no currency, and may have no amount: these are not compared.
+        # A capture or reversal has no accounts and no currency, and may have no amount and no reference of its own:
+        # these are not compared.
         given = {name: value for name, value in vars(command).items() if value not in ("", None)}
         given |= {"captures": command.captures, "reverses": command.reverses, "takes_rest": command.amount is None}
+        given |= {"has_own_reference": command.reference is not None}
         return replay(known, given)
     transfer = build_transfer(state, command)
     source, target = state.accounts[transfer.from_account], state.accounts[transfer.to_account]
@@ -101,32 +135,37 @@ def decide_transfer(state: LedgerState, command: TransferCommand) -> Result:
     target = copy_with(target, balance=target.balance + transfer.amount)
     state.accounts.update({source.id: source, target.id: target})
     transfer = copy_with(transfer, from_balance=source.balance, to_balance=target.balance)
+    if transfer.reverses:
+        reversed_total = state.reversed.get(transfer.reverses, 0) + transfer.amount
+        state.reversed[transfer.reverses] = reversed_total
+        transfer = copy_with(transfer, reversed_total=reversed_total)
     state.transfers[transfer.id] = transfer
     if hold:
         state.holds[hold.id] = copy_with(hold, status="captured", captured_by=transfer.id)
-    if transfer.reverses:
-        state.reversed[transfer.reverses] = state.reversed.get(transfer.reverses, 0) + transfer.amount
     return Result(transfer, is_new=True)
 
 
 def build_transfer(state: LedgerState, command: TransferCommand) -> Transfer:
-    """The transfer, with accounts and currency of the hold or transfer that it names. Raises Refusal if it is missing.
+    """The transfer, with what it takes from the hold or transfer that it names. Raises Refusal if that is missing.
 
     A hold or transfer that was written after the accounts were found and before they were locked is treated as missing,
     because its accounts are not locked.
     """
     source, target, currency, rest = command.from_account, command.to_account, command.currency, 0
+    reference = command.reference
     if command.captures:
         hold = state.holds.get(command.captures)
         if hold is None or not {hold.from_account, hold.to_account} <= state.accounts.keys():
             raise Refusal("hold-not-found", f"No hold has the id {command.captures}.")
         source, target, currency, rest = hold.from_account, hold.to_account, hold.currency, hold.amount
+        reference = reference or hold.reference
     if command.reverses:
         original = state.transfers.get(command.reverses)
         if original is None or not {original.from_account, original.to_account} <= state.accounts.keys():
             raise Refusal("transfer-not-found", f"No transfer has the id {command.reverses}.")
         source, target, currency = original.to_account, original.from_account, original.currency
         rest = reversible_amount(state, original) or original.amount  # with nothing left, the whole amount is declined
+        reference = reference or original.reference
     _require_accounts(state, source, target)
     return Transfer(
         id=command.id,
@@ -134,11 +173,13 @@ def build_transfer(state: LedgerState, command: TransferCommand) -> Transfer:
         to_account=target,
         amount=command.amount or rest,
         currency=currency,
+        reference=reference,
         metadata=command.metadata,
         created_by=command.created_by,
         captures=command.captures,
         reverses=command.reverses,
         takes_rest=command.amount is None,
+        has_own_reference=command.reference is not None,
     )
 
 
@@ -156,6 +197,8 @@ def find_transfer_violation(
     allow_frozen = bool(transfer.captures or transfer.reverses)
     if violation := find_common_violation(source, target, transfer, freed=freed, allow_frozen=allow_frozen):
         return violation
+    if target.max_balance is not None and target.balance + transfer.amount > target.max_balance:
+        return Violation("max-balance-exceeded", target, target.max_balance - target.balance)
     if target.balance + transfer.amount > LIMITS.amount_max:
         return Violation("balance-out-of-range", target)
     return None
@@ -216,12 +259,17 @@ def decide_release(state: LedgerState, command: ReleaseCommand) -> Result:
     source = state.accounts[hold.from_account]
     state.accounts[source.id] = copy_with(source, held=source.held - hold.amount)
     state.holds[hold.id] = copy_with(hold, status="released")
-    return Result(state.holds[hold.id], is_new=True)
+    return Result(state.holds[hold.id])
 
 
-def replay(known: Record, given: Mapping[str, Any]) -> Result:
+def replay(known: Transfer | Hold, given: Mapping[str, Any]) -> Result:
     """The first result of the id, or Refusal `id-conflict` with the members that differ. Any caller may repeat it."""
-    member_names = {"from_account": "from", "to_account": "to", "takes_rest": "amount"}
+    member_names = {
+        "from_account": "from",
+        "to_account": "to",
+        "takes_rest": "amount",
+        "has_own_reference": "reference",
+    }
     differs = {
         member_names.get(name, name): None
         for name, value in given.items()
@@ -234,7 +282,7 @@ def replay(known: Record, given: Mapping[str, Any]) -> Result:
     return Result(known)
 
 
-def decline(records: dict[str, Any], record: Record, violation: Violation) -> Result:
+def decline(records: dict[str, Any], record: Transfer | Hold, violation: Violation) -> Result:
     """Store the declined transfer or hold with the rule that it would break."""
     declined = copy_with(
         record,
@@ -271,6 +319,7 @@ def declined_refusal(record: Record) -> Refusal:
 
 _DECLINED_DETAILS = {
     "insufficient-funds": "{account} had {available} available; {amount} would reduce it below its min_balance.",
+    "max-balance-exceeded": "{account} could receive {available}; {amount} would take it above its max_balance.",
     "currency-mismatch": "The currency of {account} is not {currency}.",
     "balance-out-of-range": "The balance of {account} would exceed the range of balances.",
     "account-frozen": "{account} was frozen.",

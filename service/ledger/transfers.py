@@ -15,17 +15,28 @@ from service.session import Connection, Statement
 # Every column of a transfer except number and created_at, which a posting takes from the journal row.
 COLUMNS = SQL(
     "id, status, reason, from_account, to_account, amount, currency, from_balance, to_balance, "
-    "declined_account, declined_available, captures, reverses, takes_rest, metadata, created_by"
+    "declined_account, declined_available, captures, reverses, takes_rest, reference, has_own_reference, "
+    "reversed_total, metadata, created_by"
 )
 _ALL_COLUMNS = SQL("number, created_at, {columns}").format(columns=COLUMNS)
 _SELECT = SQL("SELECT {columns} FROM transfer ").format(columns=_ALL_COLUMNS)
 _BY_IDS = (_SELECT + SQL("WHERE id = ANY(%(ids)s)")).as_bytes()
-_AFTER = pages.end_at_page_bytes(
-    _SELECT + SQL("WHERE number > %(after)s ORDER BY number LIMIT %(limit)s"),
-    columns=_ALL_COLUMNS,
-    order=SQL("number"),
-    json=SQL("metadata::text"),
-).as_bytes()
+
+
+def _select_page(condition: SQL) -> bytes:
+    """The statement that selects a page of posted transfers, by number."""
+    return pages.end_at_page_bytes(
+        SQL("{select} WHERE {condition} AND number > %(after)s ORDER BY number LIMIT %(limit)s").format(
+            select=_SELECT, condition=condition
+        ),
+        columns=_ALL_COLUMNS,
+        order=SQL("number"),
+        json=SQL("metadata::text"),
+    ).as_bytes()
+
+
+_AFTER = _select_page(SQL("true"))
+_WITH_REFERENCE = _select_page(SQL("reference = %(reference)s"))
 
 
 def get(connection: Connection, id: str) -> Transfer | None:
@@ -40,22 +51,40 @@ def select(ids: Collection[str]) -> Statement:
 
 
 def sum_reversals(ids: Collection[str]) -> Statement:
-    """The id of each of these transfers that has posted reversals, and their sum."""
+    """The id of each of these transfers, and the sum of its posted reversals.
+
+    It is the reversed_total of the last reversal, plus the reversals after it that a release before migration 0010 has
+    posted. The sum over all reversals took 50 ms with 200,000 reversals of one transfer.
+    """
     return Statement(
         """
-        SELECT reverses, sum(amount)::bigint
-        FROM transfer
-        WHERE reverses = ANY(%(ids)s) AND status = 'posted'
-        GROUP BY reverses
+        SELECT reversed.id, coalesce(last_total.amount, 0) + coalesce(later.amount, 0)
+        FROM unnest(%(ids)s::text[]) AS reversed (id)
+        LEFT JOIN LATERAL (
+            SELECT number, reversed_total AS amount
+            FROM transfer
+            WHERE reverses = reversed.id AND number > 0 AND reversed_total IS NOT NULL
+            ORDER BY number DESC
+            LIMIT 1
+        ) AS last_total ON true
+        CROSS JOIN LATERAL (
+            SELECT sum(amount)::bigint AS amount
+            FROM transfer
+            WHERE reverses = reversed.id AND number > coalesce(last_total.number, 0)
+        ) AS later
         """,
         {"ids": list(ids)},
     )
 
 
-def list_after(connection: Connection, *, after: int, limit: int) -> list[Transfer]:
-    """The posted transfers with number > `after`, by number. Fewer than `limit` if their page is full."""
+def list_after(connection: Connection, *, after: int, limit: int, reference: str = "") -> list[Transfer]:
+    """The posted transfers with number > `after`, by number. Fewer than `limit` if their page is full.
+
+    With `reference`, only those that have it.
+    """
     cursor = connection.cursor(row_factory=kwargs_row(partial(build, Transfer)))
-    return cursor.execute(_AFTER, {"after": after, "limit": limit}).fetchall()
+    statement = _WITH_REFERENCE if reference else _AFTER
+    return cursor.execute(statement, {"after": after, "limit": limit, "reference": reference}).fetchall()
 
 
 def last_number(connection: Connection) -> int:

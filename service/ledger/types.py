@@ -20,6 +20,7 @@ class AccountState:
     id: str
     currency: str
     min_balance: int | None  # None: no floor
+    max_balance: int | None  # None: no ceiling
     balance: int
     held: int
     status: str  # open, frozen or closed
@@ -34,7 +35,7 @@ class Account(AccountState):
     """One row of the table account. `held` excludes expired holds."""
 
     metadata: Mapping[str, str]
-    created_at: datetime
+    created_at: datetime | None  # None: not written yet
     created_by: str
 
 
@@ -58,6 +59,7 @@ class Record:
     to_account: str
     amount: int
     currency: str
+    reference: str | None = None
     metadata: Mapping[str, str]
     created_by: str
     created_at: datetime | None = None  # None: not written yet
@@ -78,6 +80,8 @@ class Transfer(Record):
     captures: str | None = None
     reverses: str | None = None
     takes_rest: bool = False
+    has_own_reference: bool = False
+    reversed_total: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +114,18 @@ class PastBalance:
     balance: int | None  # None: it has no entry up to this number, or was never opened
 
 
+@dataclass(frozen=True)
+class AccountCommand:
+    """An account to open."""
+
+    id: str
+    currency: str
+    min_balance: int | None  # None: no floor
+    max_balance: int | None  # None: no ceiling
+    metadata: Mapping[str, str]
+    created_by: str  # name of the caller
+
+
 @dataclass(frozen=True, kw_only=True)
 class TransferCommand:
     """A transfer to post. If it captures a hold or reverses a transfer, accounts and currency come from there."""
@@ -119,6 +135,7 @@ class TransferCommand:
     to_account: str = ""
     amount: int | None  # None: the whole hold, or the part of the transfer that is not reversed yet
     currency: str = ""
+    reference: str | None = None  # None: that of the hold or of the transfer, if it names one
     metadata: Mapping[str, str]
     created_by: str  # name of the caller
     captures: str | None = None
@@ -135,6 +152,7 @@ class HoldCommand:
     amount: int
     currency: str
     expires_at: datetime | None  # None: it does not expire
+    reference: str | None
     metadata: Mapping[str, str]
     created_by: str  # name of the caller
 
@@ -146,16 +164,19 @@ class ReleaseCommand:
     id: str
 
 
-Command = TransferCommand | HoldCommand | ReleaseCommand
+Command = AccountCommand | TransferCommand | HoldCommand | ReleaseCommand
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one command. With a refusal, no money was moved or reserved."""
+    """What became of one command. With a refusal, no money was moved or reserved.
 
-    record: Record | None  # None: nothing is stored under the id
+    The record is as the command leaves it, without the effects of later commands of the same posting.
+    """
+
+    record: Account | Transfer | Hold | None  # None: nothing is stored under the id
     refusal: Refusal | None = None
-    is_new: bool = False  # False: a replay, or nothing was stored
+    is_new: bool = False  # the command created the record
 
 
 def build(kind: type[T], /, **members: Any) -> T:

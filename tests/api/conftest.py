@@ -14,6 +14,13 @@ def accounts(client: Client) -> None:
 
 
 @pytest.fixture
+def holds(client: Client, accounts: None) -> None:
+    """The holds `h` and `g` reserve 30 and 20 of the 100 of `a` for `b`."""
+    client.hold("h", "a", "b", 30)
+    client.hold("g", "a", "b", 20)
+
+
+@pytest.fixture
 def dollars(client: Client) -> None:
     """`dollars` is an account in USD without a lower limit."""
     client.open("dollars", currency="USD", min_balance=None)

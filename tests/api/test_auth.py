@@ -41,7 +41,7 @@ def test_a_caller_can_have_two_tokens_at_the_same_time(reader_and_writer: Applic
 def test_created_by_is_the_caller_that_sent_the_first_request(reader_and_writer: Application, client: Client) -> None:
     """A replay by another caller does not change `created_by`; a capture has its own."""
     writer = Client(reader_and_writer, "old")
-    writer.open("a", "b", min_balance=None)
+    client.open("a", "b", min_balance=None)
     first, again = writer.move("t", "a", "b", 1), client.move("t", "a", "b", 1)
     assert (first.json["created_by"], again.json["created_by"], again.status) == ("writer", "writer", 200)
     first, again = writer.hold("h", "a", "b", 1), client.hold("h", "a", "b", 1)

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from service.logs import format_time
-from tests.support.client import Client, movement, posted_transfer
+from tests.support.client import Client, item, movement, posted_transfer
 from tests.support.ledger import Clock, Unchanged
 
 
@@ -142,7 +142,8 @@ def test_null_is_the_same_as_absent(client: Client) -> None:
     assert client.put("/v1/transfers/t", plain).status == 200
     assert client.put("/v1/transfers/c", {"captures": "h", "reverses": None}).status == 201
     assert client.put("/v1/transfers/r", {"captures": None, "reverses": "t"}).status == 201
-    assert client.batch({"id": "t", **plain, "captures": None, "reverses": None}).json["results"][0]["status"] == 200
+    (result,) = client.batch(item("t", amount=5, captures=None, reverses=None)).json["results"]
+    assert result["status"] == 200
 
 
 def test_the_id_of_a_transfer_cannot_be_captured(client: Client, nothing_changes: Unchanged) -> None:

@@ -9,7 +9,13 @@ import pytest
 from service.contract import LIMITS, Limits
 from tests.support.client import Client, item
 
-TESTED_ELSEWHERE = {"request_deadline_seconds", "retry_after_seconds", "reflected_characters", "page_bytes"}
+TESTED_ELSEWHERE = {
+    "request_deadline_seconds",
+    "retry_after_seconds",
+    "reflected_characters",
+    "page_bytes",
+    "batch_metadata_characters",
+}
 
 
 def account(client: Client, **body: Any) -> int:
@@ -19,14 +25,14 @@ def account(client: Client, **body: Any) -> int:
 
 def padded(client: Client, path: str, size: int) -> int:
     """Send a valid body, padded with white space to `size` bytes; return the status."""
-    body = b'{"atomic": false, "transfers": [{"id": "t", "from": "x", "to": "y", "amount": 1, "currency": "EUR"}]}'
-    if path != "/v1/transfers":
+    body = b'{"atomic": false, "items": [{"release": {"id": "h"}}]}'
+    if path != "/v1/batches":
         return client.put(path, raw=b'{"currency": "EUR"}'.ljust(size)).status
     return client.post(path, raw=body.ljust(size)).status
 
 
 def batch(client: Client, size: int) -> int:
-    """Send a batch of `size` transfers; return the status."""
+    """Send a batch of `size` items; return the status."""
     return client.batch(*(item(f"t{n}", "x", "y", 1) for n in range(size))).status
 
 
@@ -54,9 +60,9 @@ CASES: list[tuple[str, Callable[[Client, int], int]]] = [
     ("metadata_members", lambda client, size: account(client, metadata={f"k{n}": "v" for n in range(size)})),
     ("metadata_name_characters", lambda client, size: account(client, metadata={"é" * size: "v"})),
     ("metadata_value_characters", lambda client, size: account(client, metadata={"k": "é" * size})),
-    ("batch_transfers", batch),
+    ("batch_items", batch),
     ("body_bytes", lambda client, size: padded(client, "/v1/accounts/a", size)),
-    ("batch_body_bytes", lambda client, size: padded(client, "/v1/transfers", size)),
+    ("batch_body_bytes", lambda client, size: padded(client, "/v1/batches", size)),
     ("json_depth", nested),
     ("number_digits", digits),
     ("page_max", lambda client, size: client.get(f"/v1/transfers?limit={size}").status),

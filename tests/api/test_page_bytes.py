@@ -30,7 +30,7 @@ def post_transfers(client: Client) -> None:
     """ROWS transfers with the most metadata."""
     for start in range(0, ROWS, ROWS_PER_BATCH):
         items = [item(f"t{n}", metadata=LARGE) for n in range(start, min(start + ROWS_PER_BATCH, ROWS))]
-        send(client, "POST", "/v1/transfers", {"atomic": True, "transfers": items})
+        send(client, "POST", "/v1/batches", {"atomic": True, "items": items})
 
 
 def open_accounts(client: Client) -> None:

@@ -1,6 +1,7 @@
 """The problem catalogue: each slug is triggered once, has its status and members, and has a page."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -8,8 +9,8 @@ import pytest
 from psycopg_pool import ConnectionPool
 
 from service import session
-from service.contract import PROBLEMS
-from service.http import app
+from service.contract import LIMITS, PROBLEMS
+from service.http import app, batches
 from service.session import DeadlinePassed
 from tests.support.client import Client, Reply, item, movement
 
@@ -28,12 +29,13 @@ def last_of(requests: Callable[[Client], list[Reply]]) -> Trigger:
 
 def with_status(status: str) -> Trigger:
     """Send a transfer to an account with this status."""
+    return last_of(lambda client: [client.change("b", status=status), client.move("t")])
 
-    def trigger(client: Client, patch: pytest.MonkeyPatch, owner: psycopg.Connection[Any]) -> Reply:
-        owner.execute("UPDATE account SET status = %s WHERE id = 'b'", [status])
-        return client.move("t")
 
-    return trigger
+def batch_too_large(client: Client, patch: pytest.MonkeyPatch, owner: psycopg.Connection[Any]) -> Reply:
+    """Send a batch to a service that allows no metadata in its results."""
+    patch.setattr(batches, "LIMITS", replace(LIMITS, batch_metadata_characters=0))
+    return client.batch(item("t", metadata={"k": "v"}))
 
 
 def failing(error: Exception) -> Trigger:
@@ -77,6 +79,7 @@ TRIGGERS: dict[str, Trigger] = {
     "body-too-large": sent("PUT", PATH, movement(), environ={"CONTENT_LENGTH": "99999999"}),
     "unsupported-media-type": sent("PUT", PATH, movement(), environ={"CONTENT_TYPE": "text/plain"}),
     "insufficient-funds": sent("PUT", PATH, movement("poor")),
+    "max-balance-exceeded": last_of(lambda client: [client.change("b", max_balance=0), client.move("t")]),
     "account-frozen": with_status("frozen"),
     "account-closed": with_status("closed"),
     "currency-mismatch": sent("PUT", PATH, movement(currency="USD")),
@@ -89,6 +92,7 @@ TRIGGERS: dict[str, Trigger] = {
     "transfer-not-found": sent("PUT", PATH, {"reverses": "unknown"}),
     "account-not-found": sent("PUT", PATH, movement(target="unknown")),
     "batch-refused": last_of(lambda client: [client.batch(item("t", "poor"), atomic=True)]),
+    "batch-too-large": batch_too_large,
     "overloaded": overloaded,
     "database-unavailable": failing(psycopg.OperationalError("connection lost")),
     "clock-ahead": clock_ahead,

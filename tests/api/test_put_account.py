@@ -17,6 +17,7 @@ def test_a_new_account_is_opened_with_defaults(client: Client) -> None:
         "held": 0,
         "available": 0,
         "min_balance": 0,
+        "max_balance": None,
         "status": "open",
         "metadata": {"plan": "free"},
         "created_by": "development",

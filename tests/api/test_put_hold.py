@@ -25,6 +25,7 @@ def test_a_hold_reserves_its_amount(client: Client) -> None:
         "currency": "EUR",
         "expires_at": "2126-12-01T00:00:00.000000Z",
         "captured_by": None,
+        "reference": None,
         "metadata": {"order": "A-19"},
         "created_by": "development",
         "created_at": reply.json["created_at"],

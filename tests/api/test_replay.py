@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from service.logs import format_time
-from tests.support.client import Client, Reply, capture, movement, reverse
+from tests.support.client import Client, Reply, capture_item, movement, reverse_item
 from tests.support.ledger import Clock, Unchanged
 
 TRANSFER = movement("a", "b", 10, metadata={"k": "v"})
@@ -81,7 +81,7 @@ def test_a_declined_transfer_or_hold_cannot_be_repeated_with_a_lower_amount(clie
 def test_a_single_transfer_can_be_repeated_in_a_batch(client: Client, nothing_changes: Unchanged) -> None:
     """Single transfers and batches share one set of ids."""
     with nothing_changes():
-        (result,) = client.batch({"id": "t", **TRANSFER}).json["results"]
+        (result,) = client.batch({"transfer": {"id": "t", **TRANSFER}}).json["results"]
     assert (result["status"], result["transfer"]["id"]) == (200, "t")
 
 
@@ -191,7 +191,12 @@ def test_a_declined_capture_or_reversal_stays_declined(client: Client, nothing_c
     client.hold("h", "a", "b", 10)
     client.release("h")
     client.move("spent", "b", "world", 10)
-    items = [capture("c1", "h"), capture("c2", "h", amount=3), reverse("r1", "t"), reverse("r2", "t", amount=11)]
+    items = [
+        capture_item("c1", "h"),
+        capture_item("c2", "h", amount=3),
+        reverse_item("r1", "t"),
+        reverse_item("r2", "t", amount=11),
+    ]
     first = client.batch(*items).json["results"]
     client.move("more", "world", "b", 1000)
     with nothing_changes():
@@ -217,5 +222,5 @@ def test_a_single_capture_and_a_single_reversal_can_be_repeated_in_a_batch(
     client.capture("c", "h", amount=4)
     client.reverse("r", "t")
     with nothing_changes():
-        results = client.batch(capture("c", "h", amount=4), reverse("r", "t"), atomic=True).json["results"]
+        results = client.batch(capture_item("c", "h", amount=4), reverse_item("r", "t"), atomic=True).json["results"]
     assert [result["status"] for result in results] == [200, 200]

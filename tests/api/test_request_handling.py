@@ -215,7 +215,7 @@ def test_a_body_that_is_too_large_is_not_read(client: Client) -> None:
             raise AssertionError("the body was read")
 
     environ = {"CONTENT_LENGTH": "1048577", "wsgi.input": Unreadable()}
-    assert client.post("/v1/transfers", raw=b"x", environ=environ).slug == "body-too-large"
+    assert client.post("/v1/batches", raw=b"x", environ=environ).slug == "body-too-large"
 
 
 @pytest.mark.promise(16)

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import psycopg
 import pytest
 
 from tests.support.client import Client, Reply
@@ -31,10 +30,11 @@ def test_an_account_with_another_currency_declines_a_transfer_or_hold(
 @pytest.mark.parametrize("status", ["frozen", "closed"])
 @pytest.mark.parametrize("account", ["a", "b"])
 def test_a_frozen_or_closed_account_declines_a_transfer_or_hold(
-    put: Callable[..., Reply], owner: psycopg.Connection[Any], status: str, account: str
+    client: Client, put: Callable[..., Reply], status: str, account: str
 ) -> None:
     """The status of the sender and the status of the receiver both count; the problem names the account."""
-    owner.execute("UPDATE account SET status = %s WHERE id = %s", [status, account])
+    client.move("all", "a", "world", 100)  # only an empty account can be closed
+    assert client.change(account, status=status).status == 200
     reply = put("x", "a", "b")
     assert (reply.status, reply.slug, reply.json["account"]) == (422, f"account-{status}", account)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from service.session import Connection, Statement
-from tests.support.client import Client, Reply, item
+from tests.support.client import Client, Reply, capture_item, item, reverse_item
 from tests.support.threads import THREADS, Call, together
 from tests.support.waiting import LIMIT_SECONDS, attempts
 
@@ -68,9 +68,9 @@ def test_batches_of_captures_and_reversals_on_the_same_accounts_are_all_posted(c
     def work(thread: int) -> list[Reply]:
         replies = []
         for n in range(4):
-            items: list[dict[str, Any]] = [{"id": f"c{thread}-{n}", "captures": f"h{thread}-{n}", "amount": 2}]
+            items = [capture_item(f"c{thread}-{n}", f"h{thread}-{n}", amount=2)]
             for k in range(4):
-                items.append({"id": f"r{thread}-{n}-{k}", "reverses": f"t{(thread + n) % THREADS}-{k}", "amount": 1})
+                items.append(reverse_item(f"r{thread}-{n}-{k}", f"t{(thread + n) % THREADS}-{k}", amount=1))
             replies.append(client.batch(*items, atomic=bool(n % 2)))
         return replies
 

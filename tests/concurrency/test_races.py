@@ -5,7 +5,7 @@ Each race is a function, so that it can also run on builds that are broken on pu
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 from service import config, server
 from service.ledger import accounts, posting, rules
 from service.ledger import clock as ledger_clock
-from service.ledger.types import Result
+from service.ledger.types import AccountCommand, Command, Result
 from service.session import Connection
 from tests.concurrency.conftest import Replicas
 from tests.support import broken
@@ -255,22 +255,24 @@ class OneStalePosting:
         monkeypatch.setattr(posting, "post", self.post)
         monkeypatch.setattr(accounts, "change", self.change)
 
-    def post(self, *arguments: Any, **options: Any) -> list[Result]:
+    def post(self, connection: Connection, commands: Sequence[Command], **options: Any) -> list[Result]:
+        if any(isinstance(command, AccountCommand) for command in commands):
+            return self.original_post(connection, commands, **options)
         if next(self.first, False):
             self.thread.is_stale = True
             try:
-                return self.original_post(*arguments, **options)
+                return self.original_post(connection, commands, **options)
             finally:
                 self.thread.is_stale = False
                 self.finished.set()
         with self.one_at_a_time:
             if not self.posted.is_set():
-                results = self.original_post(*arguments, **options)
+                results = self.original_post(connection, commands, **options)
                 if any(not result.refusal for result in results):
                     self.posted.set()
                 return results
         wait_for(self.finished)
-        return self.original_post(*arguments, **options)
+        return self.original_post(connection, commands, **options)
 
     def decide(self, *arguments: Any, **options: Any) -> Any:
         if getattr(self.thread, "is_stale", False):

@@ -8,7 +8,7 @@ import pytest
 
 from service.ledger import holds, rules, transfers
 from tests.support import broken
-from tests.support.client import Client, capture
+from tests.support.client import Client, capture_item
 from tests.support.ledger import Unchanged
 
 
@@ -115,7 +115,7 @@ def test_a_batch_cannot_capture_a_hold_twice(
     client.hold("other", "a", "b", 50)
     allow_every_transfer(monkeypatch)
     with nothing_changes():
-        reply = client.batch(capture("c1", "h"), capture("c2", "h"))
+        reply = client.batch(capture_item("c1", "h"), capture_item("c2", "h"))
     assert (reply.status, reply.slug) == (500, "internal-error")
 
 

@@ -15,7 +15,7 @@ import pytest
 from dev import postgres
 from service import config, database, session
 from service.contract import LIMITS
-from service.ledger import accounts, audit, group, replication
+from service.ledger import audit, group, replication
 from service.migrate import runner
 from service.migrate.files import read_files
 from service.server import build_application
@@ -218,7 +218,6 @@ def test_a_build_whose_repeats_do_not_wait_acknowledges_what_a_failover_loses(
 ) -> None:
     """Broken on purpose: the retry of the service ends with ROLLBACK, which waits for nothing."""
     broken.build(monkeypatch, replication.confirm, "if is_replicated", "if False")
-    broken.build(monkeypatch, accounts.open, "<> ''", "= 'never'")
     assert cancel_its_commit(replicated, standby, WRITES[name]).status in SUCCESS
 
 

@@ -33,21 +33,22 @@ ANNOTATIONS = {
 OTHER_BOUNDS = {  # bounds other than LIMITS.amount_max
     "/parameters/Limit/schema/maximum": LIMITS.page_max,
     "/schemas/AccountToOpen/properties/min_balance/maximum": 0,
-    "/schemas/Batch/properties/transfers/maxItems": LIMITS.batch_transfers,
+    "/schemas/Batch/properties/items/maxItems": LIMITS.batch_items,
+    "/schemas/BatchAccount/properties/min_balance/maximum": 0,
     "/schemas/BodyError/properties/pointer/maxLength": LIMITS.reflected_characters,
     "/schemas/Id/maxLength": LIMITS.id_characters,
     "/schemas/Metadata/additionalProperties/maxLength": LIMITS.metadata_value_characters,
     "/schemas/Metadata/maxProperties": LIMITS.metadata_members,
     "/schemas/Metadata/propertyNames/maxLength": LIMITS.metadata_name_characters,
     "/schemas/Problem/properties/errors/maxItems": LIMITS.errors_listed,
-    "/schemas/Problem/properties/index/maximum": LIMITS.batch_transfers - 1,
+    "/schemas/Problem/properties/index/maximum": LIMITS.batch_items - 1,
     "/schemas/Problem/properties/status/maximum": 599,
     "/schemas/ProblemType/properties/status/maximum": 599,
     "/schemas/QueryError/properties/parameter/maxLength": LIMITS.reflected_characters,
 }
 FORMS = [  # of a transfer: plain, capture, reversal
     ("TransferToPost", "CaptureToPost", "ReversalToPost"),
-    ("BatchItem", "BatchCapture", "BatchReversal"),
+    ("BatchTransfer", "BatchCapture", "BatchReversal"),
 ]
 
 ACCOUNT = OPERATIONS["GET", "/v1/accounts/{id}"]["responses"]["200"]["content"]["application/json"]["example"]
@@ -124,7 +125,7 @@ def test_every_upper_bound_equals_its_limit() -> None:
         if name in node
     }
     assert {pointer: bound for pointer, bound in found.items() if bound != LIMITS.amount_max} == OTHER_BOUNDS
-    assert list(found.values()).count(LIMITS.amount_max) == 12
+    assert list(found.values()).count(LIMITS.amount_max) == 17
 
 
 def test_the_other_numbers_equal_their_limits() -> None:
@@ -138,7 +139,7 @@ def test_the_other_numbers_equal_their_limits() -> None:
     for route in [route for route in ROUTES if route.body_bytes]:
         text = f"At most {route.body_bytes} bytes of JSON, nested at most {LIMITS.json_depth} levels."
         assert text in OPERATIONS[route.method, route.path]["requestBody"]["description"]
-    assert f"up to {LIMITS.batch_transfers} transfers" in OPERATIONS["POST", "/v1/transfers"]["description"]
+    assert f"up to {LIMITS.batch_items} items" in OPERATIONS["POST", "/v1/batches"]["description"]
     assert f"at most {LIMITS.errors_listed}." in SCHEMAS["Problem"]["properties"]["errors"]["description"]
     for schema, member in (("BodyError", "pointer"), ("QueryError", "parameter")):
         text = f"cut after {LIMITS.reflected_characters} characters"
@@ -148,6 +149,7 @@ def test_the_other_numbers_equal_their_limits() -> None:
 def test_the_numbers_in_the_problem_texts_equal_their_limits() -> None:
     """The limits are those of limits.json, and the delays are those of the code."""
     assert f"deeper than {LIMITS.json_depth} levels" in PROBLEMS["invalid-json"].when
+    assert f"more than {LIMITS.batch_metadata_characters} characters" in PROBLEMS["batch-too-large"].when
     assert f"more than {LIMITS.number_digits} characters" in PROBLEMS["invalid-json"].when
     assert f"at most {LIMITS.errors_listed} errors" in PROBLEMS["invalid-request"].when
     assert f"within {LIMITS.request_deadline_seconds} seconds" in PROBLEMS["deadline-exceeded"].when
@@ -177,8 +179,8 @@ def test_the_members_and_reasons_of_a_problem_are_in_the_catalogue() -> None:
     optional = SCHEMAS["Problem"]["properties"].keys() - set(SCHEMAS["Problem"]["required"])
     assert optional == {member for entry in PROBLEMS.values() for member in entry.members}
     stored = {slug for slug, entry in PROBLEMS.items() if "is stored under its id" in entry.when}
-    refusals = stored | {"id-conflict", "account-not-found", "hold-not-found", "transfer-not-found"}
-    only_transfers = {"capture-exceeds-hold", "reversal-exceeds-transfer"}
+    refusals = stored | {"id-conflict", "not-found", "account-not-found", "hold-not-found", "transfer-not-found"}
+    only_transfers = {"max-balance-exceeded", "capture-exceeds-hold", "reversal-exceeds-transfer"}
     assert set(SCHEMAS["DeclinedTransfer"]["properties"]["reason"]["x-extensible-enum"]) == stored
     assert set(SCHEMAS["DeclinedHold"]["properties"]["reason"]["x-extensible-enum"]) == stored - only_transfers
     assert set(SCHEMAS["Problem"]["properties"]["reason"]["x-extensible-enum"]) == refusals
@@ -214,9 +216,10 @@ def test_a_body_that_mixes_forms_matches_none(forms: tuple[str, str, str], membe
 def test_requests_are_closed_and_responses_are_open() -> None:
     """A request may not have unknown members; a response may."""
     closed = {pointer for pointer, node in objects(DOCUMENT) if node.get("additionalProperties") is False}
-    plain = {"AccountToOpen", "AccountToChange", "HoldToPlace", "TransferToPost", "Batch", "BatchItem"}
-    following = {"CaptureToPost", "ReversalToPost", "BatchCapture", "BatchReversal"}
-    assert {pointer.rpartition("/")[2] for pointer in closed} == plain | following
+    single = {"AccountToOpen", "AccountToChange", "HoldToPlace", "TransferToPost", "CaptureToPost", "ReversalToPost"}
+    values = {"BatchAccount", "BatchTransfer", "BatchCapture", "BatchReversal", "BatchHold", "BatchRelease"}
+    items = {"AccountItem", "TransferItem", "HoldItem", "ReleaseItem"}
+    assert {pointer.rpartition("/")[2] for pointer in closed} == single | {"Batch"} | items | values
 
 
 def test_every_example_matches_its_schema() -> None:
@@ -267,7 +270,7 @@ def test_every_example_of_a_problem_equals_the_catalogue() -> None:
         ({"status": 404, "headers": PROBLEM, "body": NOT_FOUND | {"status": 409}}, "has the status 409 in the body"),
         ({"status": 404, "headers": PROBLEM, "body": NOT_FOUND | {"reason": "unknown"}}, "'unknown' is not one of"),
         ({"status": 404, "headers": PROBLEM, "body": NOT_FOUND, "path": "/nowhere"}, "is /problems/not-found"),
-        ({"method": "POST", "path": "/v1/transfers", "body": batch_refused("forbidden")}, "is not one of"),
+        ({"method": "POST", "path": "/v1/batches", "body": batch_refused("forbidden")}, "is not one of"),
     ],
 )
 def test_the_check_refuses_an_undocumented_response(response: dict[str, Any], error: str) -> None:
@@ -286,7 +289,7 @@ def test_the_check_refuses_an_undocumented_response(response: dict[str, Any], er
         {"status": 404, "headers": PROBLEM, "body": NOT_FOUND},
         {"status": 404, "headers": PROBLEM, "body": NOT_FOUND | {"type": "/problems/route-not-found"}, "path": "/no"},
         {"status": 405, "headers": PROBLEM, "body": NO_METHOD, "method": "BREW"},
-        {"method": "POST", "path": "/v1/transfers", "body": batch_refused("account-not-found")},
+        {"method": "POST", "path": "/v1/batches", "body": batch_refused("account-not-found")},
     ],
 )
 def test_the_check_accepts_the_responses_common_to_all_paths(response: dict[str, Any]) -> None:

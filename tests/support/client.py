@@ -115,14 +115,14 @@ class Client:
     def post(self, path: str, body: Any = None, **options: Any) -> Reply:
         return self.request("POST", path, body, **options)
 
-    def open(self, *ids: str, currency: str = "EUR", min_balance: int | None = 0) -> None:
+    def open(self, *ids: str, currency: str = "EUR", min_balance: int | None = 0, **members: Any) -> None:
         """Open accounts."""
         for id in ids:
-            reply = self.put(f"/v1/accounts/{id}", {"currency": currency, "min_balance": min_balance})
+            reply = self.put(f"/v1/accounts/{id}", {"currency": currency, "min_balance": min_balance, **members})
             assert reply.status == 201, reply.body
 
     def change(self, id: str, /, **members: Any) -> Reply:
-        """Change min_balance, status or metadata of an account."""
+        """Change min_balance, max_balance, status or metadata of an account."""
         return self.request("PATCH", f"/v1/accounts/{id}", members)
 
     def move(
@@ -140,8 +140,8 @@ class Client:
         return self.put(f"/v1/transfers/{id}", {"reverses": transfer, **members})
 
     def batch(self, *items: dict[str, Any], atomic: bool = False) -> Reply:
-        """Post a batch of what `item`, `capture` and `reverse` below return."""
-        return self.post("/v1/transfers", {"atomic": atomic, "transfers": list(items)})
+        """Post a batch of what `item` and the functions whose names end in `_item` below return."""
+        return self.post("/v1/batches", {"atomic": atomic, "items": list(items)})
 
     def hold(
         self, id: str, source: str = "a", target: str = "b", amount: int = 1, currency: str = "EUR", **members: Any
@@ -186,20 +186,37 @@ def item(
     id: str, source: str = "a", target: str = "b", amount: int = 1, currency: str = "EUR", **members: Any
 ) -> dict[str, Any]:
     """An item of a batch: a plain transfer."""
-    return {"id": id, **movement(source, target, amount, currency, **members)}
+    return {"transfer": {"id": id, **movement(source, target, amount, currency, **members)}}
 
 
-def capture(id: str, hold: str, **members: Any) -> dict[str, Any]:
+def capture_item(id: str, hold: str, **members: Any) -> dict[str, Any]:
     """An item of a batch: a transfer that captures a hold."""
-    return {"id": id, "captures": hold, **members}
+    return {"transfer": {"id": id, "captures": hold, **members}}
 
 
-def reverse(id: str, transfer: str, **members: Any) -> dict[str, Any]:
+def reverse_item(id: str, transfer: str, **members: Any) -> dict[str, Any]:
     """An item of a batch: a transfer that reverses another one."""
-    return {"id": id, "reverses": transfer, **members}
+    return {"transfer": {"id": id, "reverses": transfer, **members}}
+
+
+def open_item(id: str, currency: str = "EUR", **members: Any) -> dict[str, Any]:
+    """An item of a batch: an account to open."""
+    return {"account": {"id": id, "currency": currency, **members}}
+
+
+def hold_item(
+    id: str, source: str = "a", target: str = "b", amount: int = 1, currency: str = "EUR", **members: Any
+) -> dict[str, Any]:
+    """An item of a batch: a hold to place."""
+    return {"hold": {"id": id, **movement(source, target, amount, currency, **members)}}
+
+
+def release_item(hold: str) -> dict[str, Any]:
+    """An item of a batch: the release of a hold."""
+    return {"release": {"id": hold}}
 
 
 def posted_transfer(id: str, source: str, target: str, amount: int, **members: Any) -> dict[str, Any]:
     """The JSON of a posted transfer. `members` are those that have no default here or another value."""
-    defaults = {"status": "posted", "captures": None, "reverses": None, "created_by": "development"}
+    defaults = {"status": "posted", "reference": None, "captures": None, "reverses": None, "created_by": "development"}
     return {"id": id, **movement(source, target, amount), **defaults, **members}

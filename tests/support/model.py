@@ -1,7 +1,7 @@
 """A model of the ledger in memory: what each request does, and the response to it. It is simple, and has no database.
 
 A problem is a slug with members. The model's time changes only in `pass_time`, so every time that the service writes is
-known, except two that the defaults of columns set: when an account was opened, and when it was changed.
+known, except one that the default of a column sets: when an account was changed.
 """
 
 import copy
@@ -13,7 +13,9 @@ HIGHEST = 2**53 - 1
 Response = tuple[int, Any]  # status and body
 Row = dict[str, Any]
 
-TRANSFER_DEFAULTS: Row = {"metadata": {}, "captures": None, "reverses": None}
+ACCOUNT_DEFAULTS: Row = {"min_balance": 0, "max_balance": None, "metadata": {}}
+TRANSFER_DEFAULTS: Row = {"reference": None, "metadata": {}, "captures": None, "reverses": None}
+HOLD_DEFAULTS: Row = {"expires_at": None, "reference": None, "metadata": {}}
 
 
 class Declined(Exception):
@@ -55,6 +57,7 @@ class Model:
         self.changes: dict[str, list[Row]] = {}
         self.transfers: dict[str, Row] = {}
         self.take_rest: set[str] = set()  # transfers whose request had no amount
+        self.own_references: dict[str, str | None] = {}  # the references of the requests, by the transfer's id
         self.holds: dict[str, Row] = {}
         self.problems: dict[tuple[str, str], Row] = {}  # of declined transfers and holds, by kind and id
 
@@ -66,38 +69,64 @@ class Model:
                 hold |= {"status": "expired", "resolved_at": hold["expires_at"]}
                 self.accounts[hold["from"]]["held"] -= hold["amount"]
 
-    def respond(self, method: str, target: str, body: Any) -> Response:
-        """Apply the request and return the response."""
+    def respond(self, method: str, target: str, body: Any, *, is_admin: bool = True) -> Response:
+        """Apply the request and return the response. All callers may read and write."""
         path, _, query = target.partition("?")
         segments = path.split("/")[2:]
         if method == "GET":
             return self.read(segments, dict(parse_qsl(query)))
+        if not is_admin and self.needs_admin(method, segments, body):
+            return 403, problem("forbidden", scope="admin")
         match [method, *segments]:
-            case ["PUT", "accounts", id]:
-                return self.open(id, {"min_balance": 0, "metadata": {}} | body)
             case ["PATCH", "accounts", id]:
                 return self.change(id, body)
-            case ["PUT", "transfers", id]:
-                return self.post({"id": id, **body})
-            case ["POST", "transfers"]:
-                return self.batch(body["transfers"], body["atomic"])
-            case ["PUT", "holds", id]:
-                return self.hold(id, {"expires_at": None, "metadata": {}} | body)
+            case ["POST", "batches"]:
+                return self.batch(body["items"], body["atomic"])
+            case ["PUT", kind, id]:
+                return self.apply(kind.removesuffix("s"), {"id": id, **body})
             case ["DELETE", "holds", id]:
-                return self.release(id)
+                return self.apply("release", {"id": id})
         raise AssertionError(f"bug: {method} {target} is not in the model")
+
+    def needs_admin(self, method: str, segments: list[str], body: Any) -> bool:
+        """Whether the request changes an account, or opens one whose floor is below 0."""
+        items = body["items"] if segments == ["batches"] else []
+        opened = [item["account"] for item in items if "account" in item]
+        opened += [body] if method == "PUT" and segments[0] == "accounts" else []
+        floors = [members.get("min_balance", 0) for members in opened]
+        return method == "PATCH" or any(floor is None or floor < 0 for floor in floors)
+
+    def apply(self, kind: str, members: Row) -> Response:
+        """Apply one item of a batch. A PUT and a DELETE are a batch of one."""
+        match kind:
+            case "account":
+                return self.open(members["id"], ACCOUNT_DEFAULTS | members)
+            case "transfer":
+                return self.post(TRANSFER_DEFAULTS | members)
+            case "hold":
+                return self.hold(HOLD_DEFAULTS | members)
+            case "release":
+                return self.release(members["id"])
+        raise AssertionError(f"bug: {kind} is not in the model")
 
     def read(self, segments: list[str], query: dict[str, str]) -> Response:
         match segments:
             case ["transfers"]:
-                return self.page(self.posted(), "transfers", "number", query)
+                found = [row for row in self.posted() if query.get("reference") in (None, row["reference"])]
+                return self.page(found, "transfers", "number", query)
+            case ["trial-balance"]:
+                return 200, self.trial_balance(query.get("prefix", ""))
             case ["accounts"]:
                 found = [self.account(id) for id in sorted(self.accounts) if id.startswith(query.get("prefix", ""))]
                 return self.page(found, "accounts", "id", query)
             case ["accounts", id] if id in self.accounts:
                 return 200, self.account(id)
             case ["accounts", id, "entries"] if id in self.accounts:
-                return self.page(self.entries(id), "entries", "number", query)
+                return self.entries_between(id, query)
+            case ["accounts", id, "holds"] if id in self.accounts:
+                holds = [self.holds[hold] for hold in sorted(self.holds)]
+                open_holds = [hold for hold in holds if hold["from"] == id and hold["status"] == "open"]
+                return self.page(open_holds, "holds", "id", query)
             case ["accounts", id, "changes"] if id in self.accounts:
                 return self.page(self.changes[id], "changes", "change", query)
             case ["accounts", id, "balance"] if id in self.accounts:
@@ -113,8 +142,8 @@ class Model:
             differs = sorted(name for name in members if self.opened_with[id][name] != members[name])
             return (409, problem("id-conflict", differs=differs)) if differs else (200, self.account(id))
         self.opened_with[id], self.changes[id] = members, []
-        new = {"id": id, "balance": 0, "held": 0, "status": "open", "created_by": "development"}
-        self.accounts[id] = new | members | {"created_at": RealTime()}
+        new = {"balance": 0, "held": 0, "status": "open", "created_by": "development"}
+        self.accounts[id] = new | members | {"created_at": format_time(self.now)}
         return 201, self.account(id)
 
     def change(self, id: str, members: Row) -> Response:
@@ -123,6 +152,8 @@ class Model:
         account, available = self.accounts[id] | members, self.available(id)
         if account["min_balance"] is not None and available < account["min_balance"]:
             return 422, problem("insufficient-funds", account=id, available=available)
+        if account["max_balance"] is not None and account["balance"] > account["max_balance"]:
+            return 422, problem("max-balance-exceeded", account=id, available=0)
         if account["status"] == "closed" and (account["balance"] or account["held"]):
             return 422, problem("account-not-empty", account=id)
         before = {name: self.accounts[id][name] for name in members if self.accounts[id][name] != members[name]}
@@ -137,19 +168,21 @@ class Model:
         before = copy.deepcopy(self.__dict__) if atomic else {}
         results = []
         for index, item in enumerate(items):
-            status, body = self.post(item)
+            [(kind, item_members)] = item.items()
+            status, body = self.apply(kind, item_members)
             if atomic and status >= 400:
                 self.__dict__ = before
                 members = {name: value for name, value in body.items() if name != "slug"}
                 return 422, problem("batch-refused", index=index, reason=body["slug"], **members)
-            results.append({"status": status, "transfer" if status < 400 else "problem": copy.deepcopy(body)})
+            name = "problem" if status >= 400 else "hold" if kind == "release" else kind
+            results.append({"status": status, name: copy.deepcopy(body)})
         return 200, {"results": results}
 
     def post(self, members: Row) -> Response:
         id, takes_rest = members["id"], "amount" not in members
-        members = TRANSFER_DEFAULTS | members
         if known := self.transfers.get(id):
-            differs = {name for name in members if known[name] != members[name]}
+            first = known | {"reference": self.own_references[id]}
+            differs = {name for name in members if first[name] != members[name]}
             differs |= {"amount"} if takes_rest != (id in self.take_rest) else set()
             return self.replay("transfer", known, sorted(differs))
         hold, original = self.holds.get(members["captures"]), self.transfers.get(members["reverses"])
@@ -160,6 +193,7 @@ class Model:
         row = self.build_transfer(members, hold, original)
         if missing := self.missing_account(row):
             return 422, problem("account-not-found", account=missing)
+        self.own_references[id] = members["reference"]
         if takes_rest:
             self.take_rest.add(id)
         try:
@@ -171,6 +205,8 @@ class Model:
     def build_transfer(self, members: Row, hold: Row | None, original: Row | None) -> Row:
         """The transfer, with the members that come from the hold or from the original transfer."""
         row = members | {"created_by": "development", "created_at": format_time(self.now)}
+        if followed := hold or original:
+            row["reference"] = row["reference"] or followed["reference"]
         if hold:
             return {"amount": hold["amount"]} | row | {name: hold[name] for name in ("from", "to", "currency")}
         if original:
@@ -200,7 +236,11 @@ class Model:
         if original and row["amount"] > self.reversible(original):
             raise Declined("reversal-exceeds-transfer", {"available": self.reversible(original)})
         self.check_common(row, allow_frozen=bool(hold or original), freed=hold["amount"] if hold else 0)
-        if self.accounts[row["to"]]["balance"] + row["amount"] > HIGHEST:
+        target = self.accounts[row["to"]]
+        if target["max_balance"] is not None and target["balance"] + row["amount"] > target["max_balance"]:
+            left = target["max_balance"] - target["balance"]
+            raise Declined("max-balance-exceeded", {"account": target["id"], "available": left})
+        if target["balance"] + row["amount"] > HIGHEST:
             raise Declined("balance-out-of-range", {"account": row["to"]})
 
     def check_common(self, row: Row, *, allow_frozen: bool, freed: int) -> None:
@@ -219,14 +259,14 @@ class Model:
         if remaining < -HIGHEST:
             raise Declined("balance-out-of-range", {"account": source["id"]})
 
-    def hold(self, id: str, members: Row) -> Response:
+    def hold(self, members: Row) -> Response:
         if members["expires_at"]:
             members = members | {"expires_at": format_time(datetime.fromisoformat(members["expires_at"]))}
-        if known := self.holds.get(id):
+        if known := self.holds.get(members["id"]):
             return self.replay("hold", known, sorted(name for name in members if known[name] != members[name]))
         if missing := self.missing_account(members):
             return 422, problem("account-not-found", account=missing)
-        row = {"id": id, **members, "captured_by": None, "resolved_at": None}
+        row = members | {"captured_by": None, "resolved_at": None}
         row |= {"created_by": "development", "created_at": format_time(self.now)}
         source = self.accounts[row["from"]]
         try:
@@ -238,8 +278,8 @@ class Model:
         except Declined as declined:
             return self.decline("hold", row | {"resolved_at": format_time(self.now)}, declined)
         source["held"] += row["amount"]
-        self.holds[id] = row | {"status": "open"}
-        return 201, self.holds[id]
+        self.holds[row["id"]] = row | {"status": "open"}
+        return 201, self.holds[row["id"]]
 
     def release(self, id: str) -> Response:
         hold = self.holds.get(id)
@@ -278,6 +318,28 @@ class Model:
             number = sum(row["created_at"] <= at for row in self.posted())
         balance = next((entry["balance"] for entry in self.entries(id)[::-1] if entry["number"] <= number), 0)
         return 200, {"account": id, "balance": balance, "number": number, "at": at}
+
+    def trial_balance(self, prefix: str) -> Row:
+        """The sums of the accounts whose ids start with the prefix, by currency. Sums are strings."""
+        found = [account for id, account in self.accounts.items() if id.startswith(prefix)]
+        rows = []
+        for currency in sorted({account["currency"] for account in found}):
+            balances = [account["balance"] for account in found if account["currency"] == currency]
+            held = sum(account["held"] for account in found if account["currency"] == currency)
+            debit = -sum(balance for balance in balances if balance < 0)
+            sums = {"credit": sum(balances) + debit, "debit": debit, "balance": sum(balances), "held": held}
+            texts = {name: str(value) for name, value in sums.items()}
+            rows.append({"currency": currency, "accounts": len(balances)} | texts)
+        return {"number": self.number, "currencies": rows}
+
+    def entries_between(self, id: str, query: dict[str, str]) -> Response:
+        """A page of the account's entries, from the time `from` and before the time `until`."""
+        start, end = (datetime.fromisoformat(query[name]) if name in query else None for name in ("from", "until"))
+        if end and end > self.now:
+            return 400, problem("invalid-query", errors=[{"parameter": "until", "detail": "must not be in the future"}])
+        found = [row for row in self.entries(id) if not start or row["created_at"] >= format_time(start)]
+        found = [row for row in found if not end or row["created_at"] < format_time(end)]
+        return self.page(found, "entries", "number", query)
 
     def entries(self, id: str) -> list[Row]:
         found = []
