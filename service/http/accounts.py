@@ -1,4 +1,4 @@
-"""/v1/accounts: open, read and change accounts, and read their statements and past balances."""
+"""/v1/accounts: open, read and change accounts, and read their statements, past balances and open holds."""
 
 from datetime import datetime
 from typing import Any
@@ -16,10 +16,11 @@ from service.http.response import (
     show_account,
     show_change,
     show_entry,
+    show_hold,
     show_record,
 )
-from service.ledger import accounts, clock, transfers
-from service.ledger.types import AccountChange, AccountCommand, Entry, PastBalance
+from service.ledger import accounts, clock, holds, transfers
+from service.ledger.types import AccountChange, AccountCommand, Entry, Hold, PastBalance
 from service.session import Connection
 
 STATUSES = ("open", "frozen", "closed")
@@ -161,6 +162,22 @@ def list_changes(request: Request, dependencies: Dependencies) -> Response:
 
     rows = dependencies.read_list(limit, work)
     return page_response("changes", rows, limit, show=show_change, cursor=lambda change: change.change)
+
+
+def list_holds(request: Request, dependencies: Dependencies) -> Response:
+    """GET /v1/accounts/{id}/holds: the open holds from the account, by id. Their amounts add up to its `held`."""
+    after = fields.query_id(request.query, "after")
+    limit = fields.query_limit(request.query)
+    id = fields.id_to_find(request.parameters)
+
+    def work(connection: Connection) -> list[Hold]:
+        rows = holds.list_open_and_advance_time(connection, id, after=after, limit=limit + 1)
+        if not rows:  # an account with a hold exists
+            _require_account(connection, id)
+        return rows
+
+    rows = dependencies.read_list(limit, work)
+    return page_response("holds", rows, limit, show=show_hold, cursor=lambda hold: hold.id)
 
 
 def _require_account(connection: Connection, id: str) -> None:

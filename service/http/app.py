@@ -69,6 +69,7 @@ ROUTES = (
     Route("GET", "/v1/accounts/{id}/entries", "read", accounts.list_entries, ("after", "before", "order", "limit")),
     Route("GET", "/v1/accounts/{id}/balance", "read", accounts.balance, ("at", "number")),
     Route("GET", "/v1/accounts/{id}/changes", "read", accounts.list_changes, ("after", "limit")),
+    Route("GET", "/v1/accounts/{id}/holds", "read", accounts.list_holds, ("after", "limit")),
     Route("PUT", "/v1/transfers/{id}", "write", transfers.put, body_bytes=LIMITS.body_bytes),
     Route("GET", "/v1/transfers/{id}", "read", transfers.get),
     Route("GET", "/v1/transfers", "read", transfers.list_after, ("after", "reference", "limit")),

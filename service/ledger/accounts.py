@@ -161,17 +161,10 @@ def list_by_id(connection: Connection, *, prefix: str, after: str, limit: int) -
 
 
 def _select_and_advance_time(connection: Connection, statement: bytes, parameters: dict[str, Any]) -> list[Account]:
-    """The accounts without expired holds.
-
-    A capture that got its time before its hold expired may still be committing. If that is possible, this advances the
-    ledger's time, which waits for such a capture, and reads again as of the journal's time. No transfer that this read
-    does not see can get an earlier time.
-    """
-    accounts, expired_until = select(connection, statement, parameters, as_of_last_at=False)
-    if expired_until:
-        clock.advance_past_expiry(connection, expired_until)
-        accounts, _ = select(connection, statement, parameters, as_of_last_at=True)
-    return accounts
+    """The accounts without expired holds."""
+    return clock.read_without_expired_holds(
+        connection, lambda as_of_last_at: select(connection, statement, parameters, as_of_last_at)
+    )
 
 
 def select(

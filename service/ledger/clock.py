@@ -4,9 +4,9 @@ A hold expires at `expires_at` without a background job: reads leave it out from
 its account, or change of it, writes the status `expired`.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from psycopg.rows import class_row
 from psycopg.sql import SQL
@@ -19,6 +19,17 @@ from service.session import CommitUnknown, Connection, Statement
 # Any number of holds can expire on an account without activity. This many take about 50 ms (bench/expiry.py). Each
 # commit is kept, so a retry continues: 500,000 in one commit did not finish within a request's deadline.
 HOLDS_EXPIRED_PER_COMMIT = 5000
+
+T = TypeVar("T")
+
+# The journal with the time at which a read decides which holds have expired: see read_without_expired_holds.
+JOURNAL_NOW = SQL(
+    """
+    SELECT last_number, last_at,
+        CASE WHEN %(as_of_last_at)s THEN last_at ELSE greatest(clock_timestamp(), last_at) END AS now
+    FROM journal
+    """
+)
 
 
 class Times(NamedTuple):
@@ -151,6 +162,21 @@ def advance_past_expiry(connection: Connection, expires_at: datetime) -> None:
     """
     if advance_past(connection, expires_at - timedelta(microseconds=1)) is None:
         raise Refusal("clock-ahead", "The clock of the database was set back.", outcome="not_applied")
+
+
+def read_without_expired_holds(connection: Connection, read: Callable[[bool], tuple[T, datetime | None]]) -> T:
+    """What `read` returns, without the holds that have expired.
+
+    `read(as_of_last_at)` also returns the latest `expires_at` of the holds that it leaves out, None if the journal's
+    time is past it. A capture that got its time before its hold expired may still be committing. If that is possible,
+    this advances the ledger's time, which waits for such a capture, and reads again as of the journal's time. No
+    transfer that this read does not see can get an earlier time.
+    """
+    found, expired_until = read(False)
+    if expired_until:
+        advance_past_expiry(connection, expired_until)
+        found, _ = read(True)
+    return found
 
 
 def find_final_number(connection: Connection, at: datetime) -> int | None:

@@ -99,7 +99,9 @@ def test_holds_captures_and_reversals_have_the_limit_of_a_balance(client: Client
     assert client.reverse("r1", "c1", amount=LIMITS.amount_max).status == 201
 
 
-@pytest.mark.parametrize("path", ["/v1/accounts", "/v1/accounts/x/entries", "/v1/accounts/x/changes"])
+@pytest.mark.parametrize(
+    "path", ["/v1/accounts", "/v1/accounts/x/entries", "/v1/accounts/x/changes", "/v1/accounts/x/holds"]
+)
 def test_every_list_has_the_same_page_limit(client: Client, path: str) -> None:
     """The parameter `limit` of each list is at most page_max."""
     client.open("x")

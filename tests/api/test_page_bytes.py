@@ -9,7 +9,7 @@ import pytest
 
 from service.contract import LIMITS
 from service.http import response
-from tests.support.client import Client, item
+from tests.support.client import Client, item, movement
 
 LARGE = {f"{n:040}": "𝄞" * LIMITS.metadata_value_characters for n in range(LIMITS.metadata_members)}  # 4 bytes each
 ROWS = 2 * LIMITS.page_bytes // len(json.dumps(LARGE, ensure_ascii=False).encode()) + 1  # more than two pages
@@ -45,6 +45,12 @@ def change_account(client: Client) -> None:
         send(client, "PATCH", "/v1/accounts/a", {"metadata": {} if n % 2 else LARGE})
 
 
+def place_holds(client: Client) -> None:
+    """ROWS holds with the most metadata."""
+    for n in range(ROWS):
+        send(client, "PUT", f"/v1/holds/large{n:03}", movement(metadata=LARGE))
+
+
 @pytest.mark.promise(42)
 @pytest.mark.parametrize(
     ("path", "fill", "key"),
@@ -52,6 +58,7 @@ def change_account(client: Client) -> None:
         ("/v1/transfers?", post_transfers, "number"),
         ("/v1/accounts?prefix=large&", open_accounts, "id"),
         ("/v1/accounts/a/changes?", change_account, "change"),
+        ("/v1/accounts/a/holds?", place_holds, "id"),
     ],
 )
 def test_the_pages_of_large_rows_are_small_and_contain_each_row_once(

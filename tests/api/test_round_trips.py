@@ -18,6 +18,7 @@ READS = {
     "/v1/accounts/{id}/entries": "/v1/accounts/a/entries",
     "/v1/accounts/{id}/balance": "/v1/accounts/a/balance?number=1",
     "/v1/accounts/{id}/changes": "/v1/accounts/a/changes",
+    "/v1/accounts/{id}/holds": "/v1/accounts/a/holds",
     "/v1/transfers/{id}": "/v1/transfers/fund",
     "/v1/transfers": "/v1/transfers",
     "/v1/holds/{id}": "/v1/holds/h",
@@ -76,10 +77,8 @@ def test_a_balance_at_a_time_before_the_newest_transfer_takes_one_round_trip(
     assert (reply.json["number"], reply.json["balance"], round_trips.count) == (1, 100, 1)
 
 
-@pytest.mark.parametrize("list", ["entries", "changes", "balance?number=0"])
-def test_an_account_without_entries_or_changes_takes_a_second_round_trip(
-    client: Client, round_trips: RoundTrips, list: str
-) -> None:
+@pytest.mark.parametrize("list", ["entries", "changes", "holds", "balance?number=0"])
+def test_an_account_without_rows_takes_a_second_round_trip(client: Client, round_trips: RoundTrips, list: str) -> None:
     """An account that was never opened is not found; another one has an empty list."""
     client.open("new")
     round_trips.count = 0

@@ -11,6 +11,7 @@ OPERATIONS = [
     ("PATCH", "/v1/accounts/{id}", {"status": "frozen"}),
     ("GET", "/v1/accounts/{id}/entries", None),
     ("GET", "/v1/accounts/{id}/changes", None),
+    ("GET", "/v1/accounts/{id}/holds", None),
     ("GET", "/v1/accounts/{id}/balance?number=0", None),
     ("GET", "/v1/accounts/{id}/balance?at=2126-12-01T12:00:00Z", None),
     ("GET", "/v1/transfers/{id}", None),
@@ -35,5 +36,12 @@ def test_an_invalid_id_is_refused_without_the_database(
 ) -> None:
     """The response is also 404 while the database is unavailable."""
     monkeypatch.setattr(application.dependencies.database, "run", None)
-    for path in ("accounts/-", "accounts/-/entries", "accounts/-/balance?number=1", "transfers/-", "holds/-"):
+    for path in (
+        "accounts/-",
+        "accounts/-/entries",
+        "accounts/-/balance?number=1",
+        "accounts/-/holds",
+        "transfers/-",
+        "holds/-",
+    ):
         assert client.get(f"/v1/{path}").status == 404, path

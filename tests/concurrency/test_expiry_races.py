@@ -11,8 +11,8 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from service import config
-from service.ledger import accounts, posting, rules
 from service.ledger import clock as ledger_clock
+from service.ledger import posting, rules
 from service.logs import format_time
 from service.server import build_application
 from tests.support import broken
@@ -86,6 +86,12 @@ READS = [
         id="list",
     ),
     pytest.param(lambda client: client.get("/v1/holds/h").json["status"], "captured", "expired", id="hold"),
+    pytest.param(
+        lambda client: (client.get("/v1/accounts/a/holds").json["holds"], client.get("/v1/transfers/c").status),
+        ([], 200),
+        ([], 404),
+        id="holds of an account",
+    ),
 ]
 
 
@@ -100,7 +106,9 @@ def test_a_reader_waits_for_a_capture_with_an_earlier_time(
     assert seen == after_capture
 
 
-@pytest.mark.parametrize("path", ["accounts/a", "accounts", "holds/h", "accounts/a/balance?at={at}"])
+@pytest.mark.parametrize(
+    "path", ["accounts/a", "accounts", "holds/h", "accounts/a/holds?after=a", "accounts/a/balance?at={at}"]
+)
 def test_a_read_writes_nothing_if_the_time_is_past_the_hold(
     client: Client, clock: Clock, urls: Urls, environment: dict[str, str], path: str
 ) -> None:
@@ -127,13 +135,8 @@ def test_a_build_that_does_not_advance_the_time_shows_the_state_before_the_captu
     before_capture: Any,
 ) -> None:
     """Broken on purpose: the reader sees the hold as expired and 1000 available, and then 500 of it is captured."""
-    select = accounts.select
-
-    def select_as_of_now(connection: Any, statement: Any, parameters: Any, as_of_last_at: bool) -> Any:
-        return select(connection, statement, parameters, as_of_last_at=False)
-
     monkeypatch.setattr(ledger_clock, "advance_past", lambda connection, at: 0)
-    monkeypatch.setattr(accounts, "select", select_as_of_now)
+    monkeypatch.setattr(ledger_clock, "read_without_expired_holds", lambda connection, read: read(False)[0])
     seen, captured = read_while_a_capture_commits(client, clock, urls, read)
     assert captured.status == 201
     assert seen == before_capture
