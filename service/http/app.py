@@ -18,7 +18,7 @@ from service import logs, metrics
 from service.config import Caller
 from service.contract import LIMITS
 from service.errors import Refusal
-from service.http import accounts, auth, batches, documents, holds, operations, transfers
+from service.http import accounts, auth, batches, documents, holds, operations, transfers, trial_balance
 from service.http.request import (
     Dependencies,
     Request,
@@ -77,6 +77,7 @@ ROUTES = (
     Route("GET", "/v1/holds/{id}", "read", holds.get),
     Route("DELETE", "/v1/holds/{id}", "write", holds.delete),
     Route("POST", "/v1/batches", "write", batches.post, body_bytes=LIMITS.batch_body_bytes),
+    Route("GET", "/v1/trial-balance", "read", trial_balance.get, ("prefix",)),
     Route("GET", "/v1/openapi.json", None, documents.openapi),
     Route("GET", "/problems/{slug}", None, documents.problem),
     Route("GET", "/health", None, operations.health),

@@ -115,6 +115,25 @@ class PastBalance:
 
 
 @dataclass(frozen=True)
+class CurrencyTotals:
+    """The sums of the accounts of one currency. They can be larger than a balance."""
+
+    currency: str
+    accounts: int  # how many
+    credit: int  # the sum of the positive balances
+    debit: int  # the sum of the negative balances, as a positive number
+    held: int  # without expired holds
+
+
+@dataclass(frozen=True)
+class TrialBalance:
+    """The totals of each currency, by currency, after the transfer with this number."""
+
+    number: int
+    currencies: list[CurrencyTotals]
+
+
+@dataclass(frozen=True)
 class AccountCommand:
     """An account to open."""
 

@@ -22,6 +22,7 @@ READS = {
     "/v1/transfers/{id}": "/v1/transfers/fund",
     "/v1/transfers": "/v1/transfers",
     "/v1/holds/{id}": "/v1/holds/h",
+    "/v1/trial-balance": "/v1/trial-balance",
 }
 
 

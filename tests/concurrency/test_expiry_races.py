@@ -92,6 +92,12 @@ READS = [
         ([], 404),
         id="holds of an account",
     ),
+    pytest.param(
+        lambda client: client.get("/v1/trial-balance?prefix=a").json["currencies"][0]["credit"],
+        "500",
+        "1000",
+        id="trial balance",
+    ),
 ]
 
 
@@ -107,7 +113,8 @@ def test_a_reader_waits_for_a_capture_with_an_earlier_time(
 
 
 @pytest.mark.parametrize(
-    "path", ["accounts/a", "accounts", "holds/h", "accounts/a/holds?after=a", "accounts/a/balance?at={at}"]
+    "path",
+    [*("accounts/a", "accounts", "holds/h", "accounts/a/holds?after=a", "trial-balance"), "accounts/a/balance?at={at}"],
 )
 def test_a_read_writes_nothing_if_the_time_is_past_the_hold(
     client: Client, clock: Clock, urls: Urls, environment: dict[str, str], path: str

@@ -34,7 +34,7 @@ LAYERS = [
 SPEAKS_SQL = ("service.ledger", "service.migrate")
 READS_ENVIRONMENT = {"service.__main__", "service.audit", "service.export", "service.migrate.__main__"}
 # The HTTP side and the SQL side of one resource have the same name, and so have a command and what it runs.
-SHARED_NAMES = {"accounts", "transfers", "holds", "audit", "__init__", "__main__"}
+SHARED_NAMES = {"accounts", "transfers", "holds", "trial_balance", "audit", "__init__", "__main__"}
 
 
 def module(path: Path) -> str:

@@ -27,7 +27,8 @@ def build(monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any], origina
 
 def replace_sql(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, original: str, replacement: str) -> None:
     """Replace a piece of a statement, which must contain it. The statement is a constant of the module."""
-    text = getattr(module, name).as_string()
+    statement = getattr(module, name)
+    text = statement.decode() if isinstance(statement, bytes) else statement.as_string()
     assert original in text, f"{name} does not contain {original!r}"
     monkeypatch.setattr(module, name, Composed([SQL(text.replace(original, replacement))]))
 
