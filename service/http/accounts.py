@@ -1,6 +1,7 @@
 """/v1/accounts: open, read and change accounts, and read their statements, past balances and open holds."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -24,6 +25,7 @@ from service.ledger.types import AccountChange, AccountCommand, Entry, Hold, Pas
 from service.session import Connection
 
 STATUSES = ("open", "frozen", "closed")
+_MICROSECOND = timedelta(microseconds=1)  # the resolution of the ledger's time
 
 
 def put(request: Request, dependencies: Dependencies) -> Response:
@@ -104,17 +106,27 @@ def list_by_id(request: Request, dependencies: Dependencies) -> Response:
 def list_entries(request: Request, dependencies: Dependencies) -> Response:
     """GET /v1/accounts/{id}/entries: the statement. Send `next` as `after`, or as `before` with order=desc."""
     order = fields.query_choice(request.query, "order", ("asc", "desc"))
-    after = fields.query_integer(request.query, "after", 0, 0, LIMITS.amount_max)
-    before = fields.query_integer(request.query, "before", LIMITS.amount_max, 0, LIMITS.amount_max)
     limit = fields.query_limit(request.query)
+    until = fields.query_time(request.query, "until")
+    read = partial(
+        transfers.list_entries,
+        after=fields.query_integer(request.query, "after", 0, 0, LIMITS.amount_max),
+        before=fields.query_integer(request.query, "before", LIMITS.amount_max, 0, LIMITS.amount_max),
+        earliest=fields.query_time(request.query, "from"),
+        until=until,
+        newest_first=order == "desc",
+        limit=limit + 1,
+    )
     id = fields.id_to_find(request.parameters)
 
     def work(connection: Connection) -> list[Entry]:
-        rows = transfers.list_entries(
-            connection, id, after=after, before=before, newest_first=order == "desc", limit=limit + 1
-        )
+        rows = read(connection, id)
         if not rows:  # an account with an entry exists
             _require_account(connection, id)
+        if rows is None and until and clock.advance_past(connection, until - _MICROSECOND) is not None:
+            rows = read(connection, id)
+        if rows is None:
+            raise invalid_query("until", "must not be in the future")
         return rows
 
     rows = dependencies.read_list(limit, work)

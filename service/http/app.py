@@ -61,12 +61,13 @@ class Route:
     body_bytes: int = 0  # the largest body; 0: the operation has none
 
 
+_ENTRIES_QUERY = ("from", "until", "after", "before", "order", "limit")
 ROUTES = (
     Route("PUT", "/v1/accounts/{id}", "write", accounts.put, body_bytes=LIMITS.body_bytes),
     Route("GET", "/v1/accounts/{id}", "read", accounts.get),
     Route("PATCH", "/v1/accounts/{id}", "admin", accounts.patch, body_bytes=LIMITS.body_bytes),
     Route("GET", "/v1/accounts", "read", accounts.list_by_id, ("prefix", "after", "limit")),
-    Route("GET", "/v1/accounts/{id}/entries", "read", accounts.list_entries, ("after", "before", "order", "limit")),
+    Route("GET", "/v1/accounts/{id}/entries", "read", accounts.list_entries, _ENTRIES_QUERY),
     Route("GET", "/v1/accounts/{id}/balance", "read", accounts.balance, ("at", "number")),
     Route("GET", "/v1/accounts/{id}/changes", "read", accounts.list_changes, ("after", "limit")),
     Route("GET", "/v1/accounts/{id}/holds", "read", accounts.list_holds, ("after", "limit")),

@@ -96,27 +96,51 @@ def last_number(connection: Connection) -> int:
 
 
 # Each half reads its index in order and has a limit of its own: with one limit around both, PostgreSQL 18 reads and
-# sorts all entries of the account.
+# sorts all entries of the account. The times become numbers, because created_at never decreases from one number to the
+# next. greatest() and least() ignore NULL: no such transfer, or no such parameter. If the ledger's time has not reached
+# `until`, the result has no row. Without an entry, it has one row of NULL.
 _ENTRIES = SQL(
     """
-    (
-        SELECT number, id AS transfer, -amount AS amount, from_balance AS balance, to_account AS counterparty,
-            created_at
-        FROM transfer
-        WHERE from_account = %(account)s AND number > %(after)s AND number < %(before)s
+    SELECT entry.*
+    FROM (
+        SELECT
+            greatest(%(after)s, (
+                SELECT number
+                FROM transfer
+                WHERE created_at < %(earliest)s AND number IS NOT NULL
+                ORDER BY created_at DESC, number DESC
+                LIMIT 1
+            )) AS after,
+            least(%(before)s, (
+                SELECT number
+                FROM transfer
+                WHERE created_at >= %(until)s AND number IS NOT NULL
+                ORDER BY created_at, number
+                LIMIT 1
+            )) AS before
+        WHERE %(until)s::timestamptz IS NULL OR EXISTS (SELECT FROM journal WHERE last_at >= %(until)s)
+    ) AS bounds
+    LEFT JOIN LATERAL (
+        (
+            SELECT number, id AS transfer, -amount AS amount, from_balance AS balance, to_account AS counterparty,
+                created_at
+            FROM transfer
+            WHERE from_account = %(account)s AND number > bounds.after AND number < bounds.before
+            ORDER BY number {direction}
+            LIMIT %(limit)s
+        )
+        UNION ALL
+        (
+            SELECT number, id, amount, to_balance, from_account, created_at
+            FROM transfer
+            WHERE to_account = %(account)s AND number > bounds.after AND number < bounds.before
+            ORDER BY number {direction}
+            LIMIT %(limit)s
+        )
         ORDER BY number {direction}
         LIMIT %(limit)s
-    )
-    UNION ALL
-    (
-        SELECT number, id, amount, to_balance, from_account, created_at
-        FROM transfer
-        WHERE to_account = %(account)s AND number > %(after)s AND number < %(before)s
-        ORDER BY number {direction}
-        LIMIT %(limit)s
-    )
+    ) AS entry ON true
     ORDER BY number {direction}
-    LIMIT %(limit)s
     """
 )
 _OLDEST_ENTRIES = _ENTRIES.format(direction=SQL("ASC")).as_bytes()
@@ -124,12 +148,25 @@ _NEWEST_ENTRIES = _ENTRIES.format(direction=SQL("DESC")).as_bytes()
 
 
 def list_entries(
-    connection: Connection, account: str, *, after: int, before: int, newest_first: bool, limit: int
-) -> list[Entry]:
-    """The account's entries with after < number < before, oldest or newest first."""
+    connection: Connection,
+    account: str,
+    *,
+    after: int,
+    before: int,
+    earliest: datetime | None,
+    until: datetime | None,
+    newest_first: bool,
+    limit: int,
+) -> list[Entry] | None:
+    """The account's entries with after < number < before and earliest <= time < until, oldest or newest first.
+
+    None if the ledger's time has not reached `until`: a transfer may still get an earlier time.
+    """
     cursor = connection.cursor(row_factory=kwargs_row(partial(build, Entry)))
     statement = _NEWEST_ENTRIES if newest_first else _OLDEST_ENTRIES
-    return cursor.execute(statement, {"account": account, "after": after, "before": before, "limit": limit}).fetchall()
+    parameters = {"account": account, "after": after, "before": before, "earliest": earliest, "until": until}
+    rows = cursor.execute(statement, {**parameters, "limit": limit}).fetchall()
+    return [entry for entry in rows if entry.number is not None] if rows else None
 
 
 def balance_after(connection: Connection, account: str, number: int) -> PastBalance | None:

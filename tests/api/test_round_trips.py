@@ -78,6 +78,16 @@ def test_a_balance_at_a_time_before_the_newest_transfer_takes_one_round_trip(
     assert (reply.json["number"], reply.json["balance"], round_trips.count) == (1, 100, 1)
 
 
+def test_a_period_that_ends_before_the_newest_transfer_takes_one_round_trip(
+    client: Client, round_trips: RoundTrips
+) -> None:
+    """A later end has to be closed first."""
+    time = client.move("later", "a", "b", 1).json["created_at"]
+    round_trips.count = 0
+    reply = client.get(f"/v1/accounts/a/entries?from=2026-01-01T00:00:00Z&until={time}")
+    assert ([entry["transfer"] for entry in reply.json["entries"]], round_trips.count) == (["fund"], 1)
+
+
 @pytest.mark.parametrize("list", ["entries", "changes", "holds", "balance?number=0"])
 def test_an_account_without_rows_takes_a_second_round_trip(client: Client, round_trips: RoundTrips, list: str) -> None:
     """An account that was never opened is not found; another one has an empty list."""

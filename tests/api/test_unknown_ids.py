@@ -10,6 +10,7 @@ OPERATIONS = [
     ("GET", "/v1/accounts/{id}", None),
     ("PATCH", "/v1/accounts/{id}", {"status": "frozen"}),
     ("GET", "/v1/accounts/{id}/entries", None),
+    ("GET", "/v1/accounts/{id}/entries?until=2126-12-01T12:00:00Z", None),
     ("GET", "/v1/accounts/{id}/changes", None),
     ("GET", "/v1/accounts/{id}/holds", None),
     ("GET", "/v1/accounts/{id}/balance?number=0", None),

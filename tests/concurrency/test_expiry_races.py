@@ -114,7 +114,10 @@ def test_a_reader_waits_for_a_capture_with_an_earlier_time(
 
 @pytest.mark.parametrize(
     "path",
-    [*("accounts/a", "accounts", "holds/h", "accounts/a/holds?after=a", "trial-balance"), "accounts/a/balance?at={at}"],
+    [
+        *("accounts/a", "accounts", "holds/h", "accounts/a/holds?after=a", "trial-balance"),
+        *("accounts/a/balance?at={at}", "accounts/a/entries?until={at}"),
+    ],
 )
 def test_a_read_writes_nothing_if_the_time_is_past_the_hold(
     client: Client, clock: Clock, urls: Urls, environment: dict[str, str], path: str

@@ -1,5 +1,6 @@
-"""The feed, the statements and the past balances agree with each other, and do not change later."""
+"""The feed, the statements, their periods and the past balances agree with each other, and do not change later."""
 
+import itertools
 import random
 import threading
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from tests.support.waiting import attempts
 NAMES = ("a", "b", "c", "idle")
 MICROSECOND = timedelta(microseconds=1)
 Batch = tuple[int, list[list[str]]]  # the microseconds that pass before it, and the accounts of its transfers
+Read = Callable[[Client, str, datetime], Any]  # of an account at a time
 BATCHES = st.lists(
     st.tuples(
         st.sampled_from([0, 1, 2, 10**6]),
@@ -59,8 +61,35 @@ def past_balance(client: Client, account: str, query: str) -> tuple[int, int]:
     return body["balance"], body["number"]
 
 
+def balance_at(client: Client, account: str, time: datetime) -> tuple[int, int]:
+    """The balance of an account at a time, and the number of the last transfer up to it."""
+    return past_balance(client, account, f"at={format_time(time)}")
+
+
+def statement_before(client: Client, account: str, time: datetime) -> list[int]:
+    """The numbers of the five newest entries of an account before a time, newest first."""
+    page = client.get(f"/v1/accounts/{account}/entries?until={format_time(time)}&order=desc&limit=5").json
+    return [entry["number"] for entry in page["entries"]]
+
+
+def both(client: Client, account: str, time: datetime) -> Any:
+    """What both of them return."""
+    return balance_at(client, account, time), statement_before(client, account, time)
+
+
+READS = [pytest.param(balance_at, id="balance"), pytest.param(statement_before, id="statement")]
+
+
+def check_periods(client: Client, account: str, entries: list[dict[str, Any]], times: list[datetime]) -> None:
+    """Compare the statement of the period between each two of these times with all entries of the account."""
+    for start, end in itertools.pairwise(sorted(times)):
+        period = f"/v1/accounts/{account}/entries?from={format_time(start)}&until={format_time(end)}"
+        found = [row for page in client.pages(period, limit=500) for row in page["entries"]]
+        assert found == [row for row in entries if format_time(start) <= row["created_at"] < format_time(end)]
+
+
 def check_agreement(client: Client, times: list[datetime], limit: int = 3) -> None:
-    """Compare every statement, every balance at every number, and every balance at these times with the feed."""
+    """Compare every statement, and every balance at every number and at these times, with the feed."""
     feed = all_pages(client, "/v1/transfers", "transfers", limit)
     assert [row["number"] for row in feed] == list(range(1, len(feed) + 1))
     for account in NAMES:
@@ -73,6 +102,7 @@ def check_agreement(client: Client, times: list[datetime], limit: int = 3) -> No
         members = ("number", "transfer", "amount", "balance", "created_at")
         statement = all_pages(client, f"/v1/accounts/{account}/entries", "entries", limit)
         assert [tuple(entry[member] for member in members) for entry in statement] == entries
+        check_periods(client, account, statement, times)
         for number, balance in enumerate(balances):
             assert past_balance(client, account, f"number={number}") == (balance, number)
         for time in times:
@@ -153,6 +183,25 @@ def test_a_build_with_a_wrong_read_does_not_agree(
         check_examples(client, owner, 40, fixed=True)
 
 
+@pytest.mark.parametrize(
+    ("original", "replacement"),
+    [
+        pytest.param("created_at < %(earliest)s", "created_at <= %(earliest)s", id="a period excludes its start"),
+        pytest.param("created_at >= %(until)s", "created_at > %(until)s", id="a period includes its end"),
+        pytest.param(
+            "created_at DESC, number DESC", "created_at DESC, number", id="a period includes an earlier entry"
+        ),
+    ],
+)
+def test_a_build_with_a_wrong_period_does_not_agree(
+    client: Client, owner: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch, original: str, replacement: str
+) -> None:
+    """Broken on purpose, in the statement of the entries."""
+    broken.replace_sql(monkeypatch, transfers, "_OLDEST_ENTRIES", original, replacement)
+    with pytest.raises(AssertionError):
+        check_examples(client, owner, 40, fixed=True)
+
+
 def post_until(stop: threading.Event, client: Client, name: str) -> None:
     """Post batches of random transfers until the event is set."""
     for number in attempts("the posting is stopped"):
@@ -162,45 +211,46 @@ def post_until(stop: threading.Event, client: Client, name: str) -> None:
         client.batch(*(item(f"{name}-{number}-{n}", x, y, 1) for n, (x, y) in enumerate(pairs)))
 
 
-def read_recent_times(client: Client) -> dict[tuple[str, datetime], tuple[int, int]]:
-    """At least 200 balances at times that have just passed, read while the feed grows past number 50."""
-    balances: dict[tuple[str, datetime], tuple[int, int]] = {}
+def read_recent_times(client: Client, read: Read) -> dict[tuple[str, datetime], Any]:
+    """What `read` returns at 100 times at least that have just passed, while the feed grows past number 50."""
+    found: dict[tuple[str, datetime], Any] = {}
     seen: list[int] = []
-    for _ in attempts("200 balances and 50 transfers"):
+    for _ in attempts("100 reads and 50 transfers"):
         time, account = datetime.now(UTC) - random.choice([1, 100, 3000]) * MICROSECOND, random.choice(NAMES)
-        balances[account, time] = past_balance(client, account, f"at={format_time(time)}")
+        found[account, time] = read(client, account, time)
         page = client.get(f"/v1/transfers?after={len(seen)}&limit=500").json["transfers"]
         seen += [row["number"] for row in page]
         assert seen == list(range(1, len(seen) + 1))
-        if len(balances) >= 200 and len(seen) > 50:
+        if len(found) >= 100 and len(seen) > 50:
             break
-    return balances
+    return found
 
 
-def read_while_others_post(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Balances that are read while postings are slow must be the same when they are read again at the end."""
+def read_while_others_post(client: Client, monkeypatch: pytest.MonkeyPatch, read: Read) -> None:
+    """What is read while postings are slow must be the same when it is read again at the end."""
     slow = SQL("SELECT number_before, last_at FROM journal_taken WHERE pg_sleep(0.005)::text IS NOT NULL;")
     monkeypatch.setattr(posting, "_RETURN_NUMBERS", slow)
     stop = threading.Event()
     posters = [Call(partial(post_until, stop, client, name)) for name in ("p0", "p1", "p2", "p3")]
     try:
-        balances = read_recent_times(client)
+        found = read_recent_times(client, read)
     finally:
         stop.set()
         for poster in posters:
             poster.result()
-    for (account, time), balance in balances.items():
-        assert past_balance(client, account, f"at={format_time(time)}") == balance
-    check_agreement(client, random.sample([time for _, time in balances], 10), limit=100)
+    for (account, time), first in found.items():
+        assert read(client, account, time) == first
+    check_agreement(client, random.sample([time for _, time in found], 10), limit=100)
 
 
-def test_a_past_balance_does_not_change_later(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.promise(38, 48)
+def test_the_past_does_not_change_later(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """This includes a time that has just passed, while transfers with an earlier time are still committing."""
-    read_while_others_post(client, monkeypatch)
+    read_while_others_post(client, monkeypatch, both)
 
 
-def break_advance_past(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Find the number without advancing the ledger's time, and so without waiting for a commit in progress."""
+def break_the_past(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read without advancing the ledger's time, and so without waiting for a commit in progress."""
 
     def find_number(connection: Connection, at: datetime) -> int:
         found = connection.execute("SELECT coalesce(max(number), 0) FROM transfer WHERE created_at <= %s", [at])
@@ -208,37 +258,42 @@ def break_advance_past(monkeypatch: pytest.MonkeyPatch) -> None:
         return int(number)
 
     monkeypatch.setattr(ledger_clock, "advance_past", find_number)
+    for name in ("_OLDEST_ENTRIES", "_NEWEST_ENTRIES"):
+        broken.replace_sql(monkeypatch, transfers, name, "WHERE last_at >= %(until)s", "")
 
 
-def test_a_build_that_does_not_wait_for_commits_in_progress_changes_past_balances(
-    client: Client, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("read", READS)
+def test_a_build_that_does_not_wait_for_commits_in_progress_changes_the_past(
+    client: Client, monkeypatch: pytest.MonkeyPatch, read: Read
 ) -> None:
     """Broken on purpose: a transfer that has its time but is not committed is missing in the first response."""
-    break_advance_past(monkeypatch)
+    break_the_past(monkeypatch)
     with pytest.raises(AssertionError):
-        read_while_others_post(client, monkeypatch)
+        read_while_others_post(client, monkeypatch, read)
 
 
-def set_the_clock_back(client: Client, clock: Clock) -> None:
-    """After a balance at a time was read, no transfer gets that time or an earlier one."""
+def set_the_clock_back(client: Client, clock: Clock, read: Read) -> None:
+    """After the past before a time was read, no transfer gets an earlier time."""
     clock.stop()
     time = clock.turn(seconds=1) - MICROSECOND
-    balance = past_balance(client, "a", f"at={format_time(time)}")
+    first = read(client, "a", time)
     clock.turn(seconds=-0.5)
-    assert client.move("late", "a", "b", 1).json["created_at"] > format_time(time)
+    assert client.move("late", "a", "b", 1).json["created_at"] >= format_time(time)
     clock.turn(seconds=2)
-    assert past_balance(client, "a", f"at={format_time(time)}") == balance
+    assert read(client, "a", time) == first
 
 
-def test_a_clock_that_is_set_back_does_not_change_past_balances(client: Client, clock: Clock) -> None:
+@pytest.mark.parametrize("read", READS)
+def test_a_clock_that_is_set_back_does_not_change_the_past(client: Client, clock: Clock, read: Read) -> None:
     """The read itself advances the ledger's time."""
-    set_the_clock_back(client, clock)
+    set_the_clock_back(client, clock, read)
 
 
-def test_a_build_that_does_not_advance_the_time_changes_past_balances(
-    client: Client, clock: Clock, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("read", READS)
+def test_a_build_that_does_not_advance_the_time_changes_the_past(
+    client: Client, clock: Clock, monkeypatch: pytest.MonkeyPatch, read: Read
 ) -> None:
     """Broken on purpose: a later transfer gets a time before the time that was read."""
-    break_advance_past(monkeypatch)
+    break_the_past(monkeypatch)
     with pytest.raises(AssertionError):
-        set_the_clock_back(client, clock)
+        set_the_clock_back(client, clock, read)
