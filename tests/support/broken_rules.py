@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from service.http import accounts as http_accounts
-from service.ledger import accounts, clock, holds, posting, rules, transfers
+from service.ledger import accounts, clock, holds, posting, rules, transfers, trial_balance
 
 BROKEN_RULES: dict[str, tuple[Callable[..., Any], str, str, str]] = {
     "an atomic batch continues after a refusal": (rules.decide, "if atomic and", "if False and", "batch"),
@@ -240,4 +240,25 @@ BROKEN_RULES: dict[str, tuple[Callable[..., Any], str, str, str]] = {
         "",
         "post",
     ),
+    "the entries from a time are all entries": (
+        transfers.list_entries,
+        '"earliest": earliest',
+        '"earliest": None',
+        "post list",
+    ),
+    "the entries until a time include it": (
+        transfers.list_entries,
+        '"until": until',
+        '"until": until and until.replace(microsecond=min(until.microsecond + 1, 999_999))',
+        "post list",
+    ),
+    "the entries until a time can be read before it": (transfers.list_entries, "if rows else None", "", "post list"),
+    "the list of holds ignores its cursor": (
+        holds._select_open,
+        "{**parameters,",
+        '{**parameters, "after": "",',
+        "hold list",
+    ),
+    "the trial balance has a negative debit": (trial_balance._select, "int(debit)", "-int(debit)", "post list"),
+    "the trial balance ignores its prefix": (trial_balance._select, "{**parameters,", '{"prefix": "",', "list"),
 }
