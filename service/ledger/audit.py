@@ -118,6 +118,8 @@ CHECKS: dict[str, LiteralString] = {
             SELECT to_account, number, id, currency FROM transfer WHERE number > %(since)s
             UNION ALL
             SELECT from_account, NULL, id, currency FROM hold WHERE status = 'open'
+            UNION ALL
+            SELECT to_account, NULL, id, currency FROM hold WHERE status = 'open'
         )
         SELECT entry.account, number,
             concat('the currency of ', entry.id, ' is ', entry.currency, ', that of the account is ', account.currency)
@@ -142,6 +144,40 @@ CHECKS: dict[str, LiteralString] = {
         SELECT id, NULL::bigint, concat('the available amount is ', balance - held, ', min_balance is ', min_balance)
         FROM account
         WHERE balance - held < min_balance
+    """,
+    "ceilings": """
+        SELECT id, NULL::bigint, concat('the balance is ', balance, ', max_balance is ', max_balance)
+        FROM account
+        WHERE balance > max_balance
+    """,
+    "closed": """
+        SELECT id, NULL::bigint, concat('it is closed, its balance is ', balance, ', its held amount is ', held)
+        FROM account
+        WHERE status = 'closed' AND (balance <> 0 OR held <> 0)
+    """,
+    # A chain for each account and member: the value before a change is the value after the change before it. The last
+    # link, without a change, is the value of the account. The first status is open; other first values are not known.
+    "changes": """
+        WITH link AS (
+            SELECT account, change, member, before -> member AS before, after -> member AS after
+            FROM account_change
+            CROSS JOIN jsonb_object_keys(after) AS member
+            UNION ALL
+            SELECT id, NULL, member, before, NULL
+            FROM account
+            CROSS JOIN jsonb_each(jsonb_build_object(
+                'min_balance', min_balance, 'max_balance', max_balance, 'status', status, 'metadata', metadata
+            )) AS current (member, before)
+            WHERE status <> 'open' OR id IN (SELECT account FROM account_change)
+        ), chain AS (
+            SELECT account, change, member, before, lag(after, 1, CASE member WHEN 'status' THEN '"open"'::jsonb END)
+                OVER (PARTITION BY account, member ORDER BY change NULLS LAST) AS expected
+            FROM link
+        )
+        SELECT account, NULL::bigint,
+            concat(member, ' before change ' || change, ' is ', before, ', expected ', expected)
+        FROM chain
+        WHERE expected IS NOT NULL AND before IS DISTINCT FROM expected
     """,
     "numbers": """
         SELECT NULL, number, concat('the number before it is ', before)
@@ -196,18 +232,49 @@ CHECKS: dict[str, LiteralString] = {
     """,
     "reversals": """
         SELECT reversal.from_account, reversal.number,
-            concat('the reversals of ', reversal.reverses, ' sum to ', reversed, ', its amount is ', original.amount)
+            concat('the reversals of ', reversal.reverses, ' sum to ', reversed, ', its amount is ', original.amount,
+                ', reversed_total is ', reversal.reversed_total)
         FROM (
-            SELECT number, from_account, to_account, currency, reverses,
+            SELECT number, from_account, to_account, currency, reverses, reversed_total,
                 sum(amount) OVER (PARTITION BY reverses ORDER BY number) AS reversed
             FROM transfer
             WHERE number > 0 AND reverses IS NOT NULL
         ) AS reversal
         LEFT JOIN transfer AS original ON original.id = reversal.reverses AND original.number > 0
         WHERE reversal.number > %(since)s AND (
-            reversed > original.amount OR reversal.number <= original.number
+            reversed > original.amount OR reversed <> reversal.reversed_total OR reversal.number <= original.number
             OR (reversal.from_account, reversal.to_account, reversal.currency)
                 IS DISTINCT FROM (original.to_account, original.from_account, original.currency)
         )
+    """,
+    # A release before migration 0010 writes no references and no reversed_total. So the reference of a capture or of a
+    # reversal without reversed_total may be missing.
+    "references": """
+        SELECT transfer.from_account, transfer.number, concat('the reference of ', transfer.id, ' is ',
+            coalesce(transfer.reference, 'null'), ', expected ', coalesce(hold.reference, original.reference, 'null'))
+        FROM transfer
+        LEFT JOIN hold ON hold.id = transfer.captures
+        LEFT JOIN transfer AS original ON original.id = transfer.reverses
+        WHERE (transfer.number > %(since)s OR %(since)s = 0) AND NOT transfer.has_own_reference
+            AND (transfer.reference IS NOT NULL OR transfer.reversed_total IS NOT NULL)
+            AND transfer.reference IS DISTINCT FROM coalesce(hold.reference, original.reference)
+        UNION ALL
+        SELECT from_account, number, concat('the reference of ', id, ' is ', reference, ', which is not an id')
+        FROM (
+            SELECT from_account, number, id, reference
+            FROM transfer
+            WHERE number > %(since)s OR %(since)s = 0
+            UNION ALL
+            SELECT from_account, NULL, id, reference FROM hold
+        ) AS record
+        WHERE reference !~ '^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$'
+    """,
+    "declines": """
+        SELECT declined_account, number, concat(id, ' was declined, its amount is ', amount, ', available was ',
+            coalesce(declined_available::text, 'null'))
+        FROM transfer
+        WHERE %(since)s = 0
+            AND reason IN ('capture-exceeds-hold', 'reversal-exceeds-transfer', 'max-balance-exceeded')
+            AND (amount > declined_available) IS NOT TRUE
     """,
 }
