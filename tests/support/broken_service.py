@@ -13,6 +13,7 @@ import _socket
 import os
 import socket
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -22,7 +23,9 @@ from gevent.monkey import get_original
 
 from service import __main__ as start
 from service import log_writer, server, worker
+from service.ledger import transfers
 from service.migrate import history
+from service.session import Statement
 
 CUT_SECONDS = 4  # of `cut_soon`: longer than thousands of clients need to connect
 UNLIMITED_SECONDS = 3600
@@ -84,6 +87,19 @@ def never_cut() -> None:
     worker.REQUEST_READ_SECONDS = worker.RESPONSE_SEND_SECONDS = UNLIMITED_SECONDS
     settings = server.gunicorn_settings
     server.gunicorn_settings = lambda config: settings(config) | {"keepalive": UNLIMITED_SECONDS}
+
+
+def forget_the_old_release() -> None:
+    """Continue the last reversed_total without the later reversals that have none."""
+    both = "coalesce(last_total.amount, 0) + coalesce(later.amount, 0)"
+    sum_reversals = transfers.sum_reversals
+
+    def sum_totals(ids: Collection[str]) -> Statement:
+        statement = sum_reversals(ids)
+        assert both in str(statement.text)
+        return statement._replace(text=str(statement.text).replace(both, "coalesce(last_total.amount, 0)"))
+
+    transfers.sum_reversals = sum_totals
 
 
 def main() -> int:
