@@ -90,14 +90,14 @@ def never_cut() -> None:
 
 
 def forget_the_old_release() -> None:
-    """Continue the last reversed_total without the later reversals that have none."""
-    both = "coalesce(last_total.amount, 0) + coalesce(later.amount, 0)"
+    """Do not add the reversals of a release that writes no reversed_total."""
+    added = "(SELECT sum(amount)::bigint FROM transfer WHERE reverses = reversed.id AND status = 'posted')"
     sum_reversals = transfers.sum_reversals
 
     def sum_totals(ids: Collection[str]) -> Statement:
         statement = sum_reversals(ids)
-        assert both in str(statement.text)
-        return statement._replace(text=str(statement.text).replace(both, "coalesce(last_total.amount, 0)"))
+        assert added in str(statement.text)
+        return statement._replace(text=str(statement.text).replace(added, "NULL"))
 
     transfers.sum_reversals = sum_totals
 
