@@ -15,7 +15,7 @@ from service.config import ConfigError, load
 ROOT = Path(__file__).parents[2]
 SERVICE = sorted((ROOT / "service").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
-TOOLS = [*sorted((ROOT / "bench").glob("*.py")), *sorted((ROOT / "dev").glob("*.py"))]
+TOOLS = sorted(path for folder in ("bench", "dev", "examples") for path in (ROOT / folder).glob("*.py"))
 
 FILE_LINES = 400  # a longer file covers two subjects
 FUNCTION_LINES = 40  # a longer function does not fit on a screen
@@ -96,7 +96,7 @@ def test_only_http_and_the_commands_know_http() -> None:
 
 def test_the_service_does_not_need_the_tests_or_the_tools() -> None:
     """A container has only service/ and sql/."""
-    for package in ("tests", "dev", "bench"):
+    for package in ("tests", "dev", "bench", "examples"):
         assert not [path for path in SERVICE if list(imports(path, package))]
     assert not [path for path in (ROOT / "dev").glob("*.py") if list(imports(path, "tests"))]
 
