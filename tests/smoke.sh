@@ -1,11 +1,12 @@
 #!/bin/sh
-# Checks a running service over HTTP: smoke.sh URL. LEDGER_TOKEN has a token with the scopes read and write.
-# It opens two new accounts, posts and reverses transfers of one unit, and creates, captures and releases holds.
+# Checks a running service over HTTP: smoke.sh URL. LEDGER_TOKEN has a token with the scopes read, write and admin:
+# the money comes from an account whose min_balance is below 0.
+# It opens three new accounts, posts and reverses transfers of one unit, and creates, captures and releases holds.
 # At the first error it prints the reason and exits with 1.
 set -u
 
 url=${1:?usage: LEDGER_TOKEN=... smoke.sh URL}
-: "${LEDGER_TOKEN:?set LEDGER_TOKEN to a token with the scopes read and write}"
+: "${LEDGER_TOKEN:?set LEDGER_TOKEN to a token with the scopes read, write and admin}"
 run="smoke-$(date +%s)-$$"
 currency=EUR
 seconds=10 # for one request
@@ -114,5 +115,14 @@ expect 200 '"status": "released"'
 call GET "/v1/accounts/$run:b"
 expect 200 '"balance": 1, "held": 0, "available": 1'
 step "a hold is released"
+
+call POST /v1/batches "{\"atomic\": true, \"items\": [
+    {\"account\": {\"id\": \"$run:c\", \"currency\": \"$currency\"}},
+    {\"transfer\": {\"id\": \"$run:6\", \"from\": \"$run:b\", \"to\": \"$run:c\", \"amount\": 1, \"currency\": \"$currency\"}}
+]}"
+expect 200 '"status": 201, "account"' '"status": 201, "transfer"' '"to_balance": 1'
+call GET "/v1/accounts/$run:c"
+expect 200 '"balance": 1,'
+step "a batch opens an account and posts a transfer to it"
 
 echo "smoke: all checks passed at $url"

@@ -114,12 +114,12 @@ def reversing_twice(application: Application) -> Wsgi:
 
 
 def test_the_service_passes(application: Application) -> None:
-    """All twelve steps are printed, also in a second run on the same database."""
+    """All 13 steps are printed, also in a second run on the same database."""
     with serving(application) as url:
         for _ in range(2):
             done = smoke(url)
             assert (done.returncode, done.stderr) == (0, ""), done
-            assert done.stdout.count("ok: ") == 12
+            assert done.stdout.count("ok: ") == 13
 
 
 @pytest.mark.parametrize(
@@ -134,10 +134,12 @@ def test_the_service_passes(application: Application) -> None:
         (replacing("/v1/holds/", b'"captured"', b'"open"'), 'without "status": "captured"'),
         (reversing_twice, "returned 201 instead of 422"),
         (replacing("/v1/holds/", b'"released"', b'"open"'), 'without "status": "released"'),
+        (replacing("/v1/batches", b'"to_balance": 1', b'"to_balance": 0'), 'without "to_balance": 1'),
     ],
     ids=[
         *("never ready", "no metrics", "incorrect balance", "repeats are applied", "overdrafts are posted"),
         *("holds reserve nothing", "captured holds stay open", "reverses twice", "releases nothing"),
+        "incorrect batch",
     ],
 )
 def test_a_broken_service_fails(
