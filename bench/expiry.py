@@ -9,17 +9,15 @@ import os
 import sys
 import threading
 import time
-from functools import partial
 from itertools import count
-from typing import Any
 
 import psycopg
 
 from service.database import Database
 from service.errors import Refusal
-from service.ledger import accounts, posting
+from service.ledger import posting
 from service.ledger.group import GroupPosting
-from service.ledger.types import TransferCommand
+from service.ledger.types import AccountCommand, TransferCommand
 from service.migrate import runner
 from service.migrate.files import read_files
 
@@ -42,8 +40,9 @@ def main() -> None:
     with psycopg.connect(os.environ["MIGRATE_DATABASE_URL"], autocommit=True) as owner:
         runner.up(owner, read_files())
         for id in "abcd":
-            members: dict[str, Any] = {"currency": "EUR", "min_balance": None, "metadata": {}}
-            database.run(partial(accounts.open, id=id, members=members, caller="bench"))
+            postings.post(
+                AccountCommand(id, "EUR", min_balance=None, max_balance=None, metadata={}, created_by="bench")
+            )
         psycopg.ClientCursor(owner).execute(HOLDS, {"holds": holds})
         owner.execute("VACUUM ANALYZE")
     durations: list[float] = []

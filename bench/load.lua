@@ -1,6 +1,7 @@
 -- Load for wrk: wrk … -s load.lua URL -- KIND ACCOUNTS TOKEN ITEMS SEED
--- KIND: spread, hot, locked (transfers; the last from the account `locked`), batch (of ITEMS transfers), read (an account), page (20 entries of an account).
--- Every transfer has a new id that begins with random digits, as a UUID does. SEED makes the ids of each run differ.
+-- KIND: spread, hot, locked (transfers; the last from the account `locked`), batch (of ITEMS transfers), old_batch (the same for the
+-- baseline, which has POST /v1/transfers), opening (a batch that opens ITEMS accounts), read (an account), page (20 entries of an account).
+-- Every id is new and begins with random digits, as a UUID does. SEED makes the ids of each run differ.
 -- The last line of the output is JSON.
 
 local threads = 0
@@ -32,6 +33,19 @@ local function members()
   return string.format('"from":"%s","to":"a%d","amount":1,"currency":"EUR","metadata":{"order":"A-19"}', source, to)
 end
 
+-- ITEMS JSON objects, each between `before` and `after`, separated by commas. make() returns the members after the id.
+local function list(before, make, after)
+  local found = {}
+  for number = 1, items do
+    found[number] = before .. '{"id":"' .. new_id() .. '",' .. make() .. "}" .. after
+  end
+  return table.concat(found, ",")
+end
+
+local function account_members()
+  return '"currency":"EUR","min_balance":null,"metadata":{"order":"A-19"}'
+end
+
 function request()
   if kind == "read" then
     return wrk.format("GET", "/v1/accounts/a" .. math.random(0, accounts - 1), headers)
@@ -39,11 +53,11 @@ function request()
     local account = math.random(0, accounts - 1)
     return wrk.format("GET", "/v1/accounts/a" .. account .. "/entries?order=desc&limit=20", headers)
   elseif kind == "batch" then
-    local list = {}
-    for number = 1, items do
-      list[number] = '{"id":"' .. new_id() .. '",' .. members() .. "}"
-    end
-    return wrk.format("POST", "/v1/transfers", headers, '{"atomic":false,"transfers":[' .. table.concat(list, ",") .. "]}")
+    return wrk.format("POST", "/v1/batches", headers, '{"atomic":false,"items":[' .. list('{"transfer":', members, "}") .. "]}")
+  elseif kind == "opening" then
+    return wrk.format("POST", "/v1/batches", headers, '{"atomic":false,"items":[' .. list('{"account":', account_members, "}") .. "]}")
+  elseif kind == "old_batch" then
+    return wrk.format("POST", "/v1/transfers", headers, '{"atomic":false,"transfers":[' .. list("", members, "") .. "]}")
   end
   return wrk.format("PUT", "/v1/transfers/" .. new_id(), headers, "{" .. members() .. "}")
 end

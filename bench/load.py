@@ -26,7 +26,7 @@ class Load:
 
     kind: str  # of load.lua
     connections: int
-    items: int = 1  # transfers in one request
+    items: int = 1  # transfers or accounts in one request
     accounts: int = 10_000
 
 

@@ -23,7 +23,8 @@ WARM_UP_SECONDS = 1.0  # of each load, before the transfers are counted
 END_SECONDS = 0.1  # the counting ends so long before the load ends
 CPU_NAMES = ("service_cpu_us", "database_cpu_us")  # per request
 HEALTH_RATE = 50.0  # requests to /health per second beside a load: enough for a p99, and hardly a load itself
-POSTINGS = ("spread", "hot", "batch")  # kinds of load that write transfers
+POSTINGS = ("spread", "hot", "batch", "old_batch")  # kinds of load that write transfers
+OPENING = "opening"  # the kind of load that opens accounts
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,10 @@ class Ledger:
     def last_number(self) -> int:
         """The number of the newest transfer."""
         return self.query_integer("SELECT last_number FROM journal")
+
+    def count_written(self, kind: str) -> int:
+        """The transfers, or for a load that opens accounts the accounts, that were written so far."""
+        return self.query_integer("SELECT count(*) FROM account") if kind == OPENING else self.last_number()
 
     def query_integer(self, statement: str) -> int:
         row = self.superuser.execute(statement.encode()).fetchone()
@@ -107,23 +112,23 @@ def measure(
 ) -> Measurement:
     """Put the load on the services, and return rate, latencies, CPU time, and with `health` the latency of /health.
 
-    The rate of postings is counted in the journal while the load is constant: wrk does not count the requests that are
-    in progress at its end, and with batches these are many transfers.
+    The rate of postings is counted in the database while the load is constant: wrk does not count the requests that are
+    in progress at its end, and with batches these are many transfers or accounts.
     """
     total_seconds = seconds + warm_up_seconds
     cpu_before = _cpu_seconds(ledger, services)
-    first_number = ledger.last_number()
+    first_count = ledger.count_written(loaded.kind)
     running = load.start_wrk([service.url for service in services], loaded, total_seconds)
     time.sleep(warm_up_seconds)
     probe = start_health_probe(services[0], seconds - 1) if health else None
-    counted_from, counted_at = ledger.last_number(), time.perf_counter()
+    counted_from, counted_at = ledger.count_written(loaded.kind), time.perf_counter()
     time.sleep(seconds - END_SECONDS)
-    posted, counted_seconds = ledger.last_number() - counted_from, time.perf_counter() - counted_at
+    written, counted_seconds = ledger.count_written(loaded.kind) - counted_from, time.perf_counter() - counted_at
     summary = load.finish_wrk(running, total_seconds)
-    is_posting = loaded.kind in POSTINGS
-    if is_posting and ledger.last_number() - first_number < summary.successes * loaded.items:
-        raise BenchError(f"{summary.successes} responses reported success, but the journal has fewer transfers")
-    measurement = {"rate": posted / counted_seconds if is_posting else summary.successes / summary.seconds}
+    is_writing = loaded.kind in (*POSTINGS, OPENING)
+    if is_writing and ledger.count_written(loaded.kind) - first_count < summary.successes * loaded.items:
+        raise BenchError(f"{summary.successes} responses reported success, but the database has fewer rows")
+    measurement = {"rate": written / counted_seconds if is_writing else summary.successes / summary.seconds}
     measurement |= {name: value for name, value in vars(summary).items() if name != "seconds"}
     for name, before, after in zip(CPU_NAMES, cpu_before, _cpu_seconds(ledger, services), strict=True):
         measurement[name] = (after - before) / max(1, summary.requests) * 1e6

@@ -8,6 +8,7 @@ medians of ROUNDS rounds. With --profile it prints where the CPU time goes, by p
 """
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -35,9 +36,11 @@ REQUESTS, BATCHES = 300, 4  # of one round
 PROFILED_ROUNDS = 20
 SAMPLE_SECONDS = 0.001
 TOP_PACKAGES, TOP_FUNCTIONS = 12, 25
-ACCOUNTS = 2000
 ENTRIES = 20  # rows of a page
-BATCH = 1000  # transfers of a batch, the most that the contract allows
+BATCH = 1000  # items of a batch, the most that the contract allows
+ACCOUNTS = 2 * BATCH
+ACCOUNT = {"currency": "EUR", "min_balance": None}
+POST_TRANSFERS = f"POST /v1/batches ({BATCH} transfers)"
 
 STANDARD_LIBRARY = f"{os.path.dirname(os.__file__)}/"
 
@@ -83,8 +86,12 @@ def kinds_of_requests() -> dict[str, Callable[[], Environ]]:
         return environ("PUT", f"/v1/transfers/{run}-{n}", transfer(n))
 
     def post() -> Environ:
-        items = [{"id": f"{run}-{n}", **transfer(n)} for n in (next(numbers) for _ in range(BATCH))]
-        return environ("POST", "/v1/transfers", {"atomic": False, "transfers": items})
+        items = [{"transfer": {"id": f"{run}-{n}", **transfer(n)}} for n in (next(numbers) for _ in range(BATCH))]
+        return environ("POST", "/v1/batches", {"atomic": False, "items": items})
+
+    def open_accounts() -> Environ:
+        items = [{"account": {"id": f"{run}-{next(numbers)}", **ACCOUNT}} for _ in range(BATCH)]
+        return environ("POST", "/v1/batches", {"atomic": False, "items": items})
 
     return {
         "GET /health": lambda: environ("GET", "/health"),
@@ -92,17 +99,18 @@ def kinds_of_requests() -> dict[str, Callable[[], Environ]]:
         "GET /v1/accounts/{id}": lambda: environ("GET", "/v1/accounts/a7"),
         f"GET /v1/accounts/{{id}}/entries ({ENTRIES})": lambda: environ("GET", f"/v1/accounts/a7/entries?{page}"),
         f"GET /v1/transfers ({ENTRIES})": lambda: environ("GET", f"/v1/transfers?{page}"),
-        f"POST /v1/transfers ({BATCH})": post,
+        POST_TRANSFERS: post,
+        f"POST /v1/batches ({BATCH} accounts)": open_accounts,
     }
 
 
 def fill(application: Application, kinds: dict[str, Callable[[], Environ]]) -> None:
     """Open the accounts, and post enough transfers for a page of each of them."""
-    members = {"currency": "EUR", "min_balance": None}
-    for n in range(ACCOUNTS):
-        call(application, environ("PUT", f"/v1/accounts/a{n}", members))
+    for first in range(0, ACCOUNTS, BATCH):
+        items = [{"account": {"id": f"a{n}", **ACCOUNT}} for n in range(first, first + BATCH)]
+        call(application, environ("POST", "/v1/batches", {"atomic": False, "items": items}))
     for _ in range(ENTRIES * ACCOUNTS // BATCH):
-        call(application, kinds[f"POST /v1/transfers ({BATCH})"]())
+        call(application, kinds[POST_TRANSFERS]())
 
 
 def transfer(n: int) -> dict[str, Any]:
@@ -127,7 +135,8 @@ def environ(method: str, path: str, body: Any = None) -> Environ:
 
 
 def call(application: Application, request: Environ) -> None:
-    list(application(request, check_status))
+    with contextlib.closing(application(request, check_status)) as parts:  # closing frees the place of the request
+        list(parts)
 
 
 def check_status(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:

@@ -100,6 +100,11 @@ TARGETS = (
     Target("pages of 20 entries, × baseline", 2.5, lambda f: f.against_baseline("pages")),
     Target("batches of 1,000, × baseline", 1.4, lambda f: f.against_baseline("batches of 1,000")),
     Target(
+        "accounts opened in batches of 1,000, × transfers in batches of 1,000",
+        1,
+        lambda f: ratio(f.service("batches of 1,000 accounts"), f.service("batches of 1,000")),
+    ),
+    Target(
         "/health beside batches of 1,000: p99",
         50,
         lambda f: f.service("batches of 1,000", "health_p99_ms"),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench import load
 from bench.load import Load
-from bench.measure import Bench, Ledger, audit_seconds, measure, warm_up
+from bench.measure import OPENING, Bench, Ledger, audit_seconds, measure, warm_up
 from bench.processes import ROOT, Service, serving
 from bench.results import Measurement
 
@@ -37,8 +37,11 @@ SERVICE_CASES = {
     "pages": (1, Load("page", CALLERS)),
     "batches of 100": (1, Load("batch", BATCH_CALLERS, items=100)),
     "batches of 1,000": (1, Load("batch", BATCH_CALLERS, items=1000)),
+    "batches of 1,000 accounts": (1, Load(OPENING, BATCH_CALLERS, items=1000)),
 }
-BASELINE_CASES = ("one process, spread", "two processes, spread", "reads", "pages", "batches of 1,000")
+SAME_CASES = ("one process, spread", "two processes, spread", "reads", "pages")
+BASELINE_CASES = {case: SERVICE_CASES[case] for case in SAME_CASES}
+BASELINE_CASES |= {"batches of 1,000": (1, Load("old_batch", BATCH_CALLERS, items=1000))}
 
 Cases = dict[str, Callable[[], Measurement]]
 
@@ -50,10 +53,10 @@ def run(bench: Bench) -> None:
         peers = services.enter_context(bench.ledger(TRANSFERS, ACCOUNTS))
         cases = peer_cases(bench, peers)
         started = [services.enter_context(serving(ledger.service_url, bench.work)) for _ in range(2)]
-        cases |= service_cases(bench, ledger, started, "service", list(SERVICE_CASES))
+        cases |= service_cases(bench, ledger, started, "service", SERVICE_CASES)
         if folder := baseline_folder(bench.work):
             old = [services.enter_context(serving(ledger.service_url, bench.work, folder)) for _ in range(2)]
-            cases |= service_cases(bench, ledger, old, "baseline", list(BASELINE_CASES))
+            cases |= service_cases(bench, ledger, old, "baseline", BASELINE_CASES)
             started += old
         for service in started:
             warm_up(service)
@@ -63,12 +66,13 @@ def run(bench: Bench) -> None:
         audit_seconds(ledger)
 
 
-def service_cases(bench: Bench, ledger: Ledger, services: list[Service], name: str, cases: list[str]) -> Cases:
-    """These cases of SERVICE_CASES on the first, or on both of the services."""
+def service_cases(
+    bench: Bench, ledger: Ledger, services: list[Service], name: str, cases: dict[str, tuple[int, Load]]
+) -> Cases:
+    """These cases, each on the first or on both of the services."""
     found: Cases = {}
-    for case in cases:
-        processes, loaded = SERVICE_CASES[case]
-        health = loaded.kind == "batch"
+    for case, (processes, loaded) in cases.items():
+        health = loaded.items > 1
         found[f"{name}: {case}"] = partial(measure, ledger, services[:processes], loaded, bench.seconds, health=health)
     return found
 
