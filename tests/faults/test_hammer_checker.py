@@ -12,13 +12,14 @@ from tests.faults.hammer.history import (
     HOLD,
     LOOKUP,
     OK,
+    OPENING,
     REFUSED,
     RELEASE,
     TRANSFER,
     UNKNOWN,
     Attempt,
 )
-from tests.faults.hammer.ledger import Ledger
+from tests.faults.hammer.ledger import Ledger, Lists
 
 NO_DECLINE: dict[str, Any] = {"reason": None, "account": None, "available": None}
 
@@ -31,7 +32,7 @@ def transfer(id: str, number: int, amount: int, from_balance: int, to_balance: i
     """The row of a transfer from `a` to `b`."""
     ends = {"from": "a", "to": "b", "from_balance": from_balance, "to_balance": to_balance}
     fixed = {"status": "posted", "currency": "EUR", "captures": None, "reverses": None, "created_at": time_of(number)}
-    return {"id": id, "number": number, "amount": amount} | ends | fixed | NO_DECLINE | members
+    return {"id": id, "number": number, "amount": amount, "reference": None} | ends | fixed | NO_DECLINE | members
 
 
 def hold(id: str, amount: int, placed: int, resolved: int | None = None, **members: Any) -> dict[str, Any]:
@@ -51,18 +52,33 @@ def attempt(kind: str, row: Any, invoked: float, outcome: str = OK, **members: A
 
 
 class Run:
-    """A correct history, and the rows that belong to it. The floor of `a` is -10."""
+    """A correct history, and the rows that belong to it. The floor of `a` is -10.
+
+    An atomic batch opens `a` and `b`, and another one, which opens `c`, is refused.
+    """
 
     def __init__(self) -> None:
-        self.first, self.second = transfer("t1", 1, 5, -5, 5), transfer("t2", 2, 3, -8, 8)
+        self.first, self.second = transfer("t1", 1, 5, -5, 5, reference="r"), transfer("t2", 2, 3, -8, 8)
         declined = {"number": None, "status": "declined", "from_balance": None, "to_balance": None, "created_at": ""}
         self.declined = transfer("t3", 0, 99, 0, 0) | declined
         self.declined |= {"reason": "insufficient-funds", "account": "a", "available": 2}
         self.hold = hold("h", 2, placed=3, resolved=4)
-        floors = {"a": -10, "b": None}
-        balances = {"a": -8, "b": 8}
-        self.accounts = {id: {"id": id, "floor": floors[id], "balance": balances[id]} for id in floors}
+        self.accounts: dict[str, dict[str, Any]] = {
+            "a": {"id": "a", "min_balance": -10, "max_balance": None, "balance": -8},
+            "b": {"id": "b", "min_balance": None, "max_balance": 8, "balance": 8},
+        }
+        self.by_reference = {"r": [dict(self.first)]}
+        self.trial_balance: dict[str, Any] = {
+            "currency": "EUR",
+            "accounts": 2,
+            "credit": "8",
+            "debit": "8",
+            "balance": "0",
+        }
         problem = {"type": "/problems/insufficient-funds", "account": "a", "available": 2}
+        openings = [
+            attempt(OPENING, row, 0, response=row | {"balance": 0}, batch="opened") for row in self.accounts.values()
+        ]
         self.attempts = [
             attempt(TRANSFER, self.first, 0, UNKNOWN),
             attempt(TRANSFER, self.first, 2),
@@ -75,13 +91,18 @@ class Run:
             attempt(LOOKUP, self.first, 4, status=200),
             attempt(LOOKUP, self.second, 4, REFUSED, status=404),
             attempt(FEED, {"id": "0", "transfers": [dict(self.first), dict(self.second)]}, 8, status=200),
+            *openings,
+            attempt(OPENING, {"id": "c"}, 4, REFUSED, status=422, batch="refused"),
+            attempt(ACCOUNT, {"id": "c"}, 6, REFUSED, status=404),
         ]
 
     def kinds(self) -> set[str]:
         """The kinds of the violations."""
         transfers = {row["id"]: row for row in (self.first, self.second, self.declined) if row}
         holds = {self.hold["id"]: self.hold} if self.hold else {}
-        return {violation.kind for violation in checker.check(self.attempts, Ledger(self.accounts, transfers, holds))}
+        lists = Lists(self.by_reference, {"number": 2, "currencies": [self.trial_balance]})
+        ledger = Ledger(self.accounts, transfers, holds, lists)
+        return {violation.kind for violation in checker.check(self.attempts, ledger)}
 
 
 def test_a_correct_history_has_no_violation() -> None:
@@ -143,7 +164,7 @@ def lose_an_update_of_an_account(run: Run) -> None:
 
 
 def go_below_the_floor(run: Run) -> None:
-    run.accounts["a"]["floor"] = -7
+    run.accounts["a"]["min_balance"] = -7
 
 
 def hold_more_than_there_is(run: Run) -> None:
@@ -192,6 +213,58 @@ def decline_the_release_of_an_open_hold(run: Run) -> None:
     run.attempts[6].outcome = DECLINED
 
 
+def go_above_the_ceiling(run: Run) -> None:
+    run.accounts["b"]["max_balance"] = 7
+
+
+def lose_an_account(run: Run) -> None:
+    run.attempts[13] = attempt(OPENING, {"id": "c"}, 4, response={"id": "c"})
+
+
+def open_an_account_of_a_refused_batch(run: Run) -> None:
+    run.accounts["c"] = {"id": "c", "min_balance": 0, "max_balance": None, "balance": 0}
+
+
+def open_some_accounts_of_an_atomic_batch(run: Run) -> None:
+    run.attempts[13] = attempt(OPENING, {"id": "c"}, 4, UNKNOWN, batch="opened")
+
+
+def open_with_another_ceiling(run: Run) -> None:
+    run.attempts[12].response["max_balance"] = 9
+
+
+def not_find_an_account(run: Run) -> None:
+    run.attempts[14].id = "b"
+
+
+def miss_a_transfer_of_a_reference(run: Run) -> None:
+    run.by_reference["r"].pop()
+
+
+def list_a_transfer_twice(run: Run) -> None:
+    run.by_reference["r"] *= 2
+
+
+def list_a_transfer_of_another_reference(run: Run) -> None:
+    run.by_reference["r"].append(run.second)
+
+
+def list_another_amount(run: Run) -> None:
+    run.by_reference["r"][0]["amount"] = 6
+
+
+def show_a_trial_balance_above_0(run: Run) -> None:
+    run.trial_balance["balance"] = "1"
+
+
+def leave_an_account_out_of_the_trial_balance(run: Run) -> None:
+    run.trial_balance["accounts"] = 1
+
+
+def miss_a_currency_in_the_trial_balance(run: Run) -> None:
+    run.trial_balance["currency"] = "USD"
+
+
 @pytest.mark.parametrize(
     ("change", "kind"),
     [
@@ -220,6 +293,19 @@ def decline_the_release_of_an_open_hold(run: Run) -> None:
         (miss_a_transfer_in_the_feed, checker.READ),
         (end_the_feed_too_early, checker.READ),
         (show_another_amount_in_the_feed, checker.READ),
+        (go_above_the_ceiling, checker.LIMIT),
+        (lose_an_account, checker.LOST),
+        (open_an_account_of_a_refused_batch, checker.FALSE_REFUSAL),
+        (open_some_accounts_of_an_atomic_batch, checker.ATOMIC),
+        (open_with_another_ceiling, checker.CHANGED),
+        (not_find_an_account, checker.READ),
+        (miss_a_transfer_of_a_reference, checker.LIST),
+        (list_a_transfer_twice, checker.LIST),
+        (list_a_transfer_of_another_reference, checker.LIST),
+        (list_another_amount, checker.LIST),
+        (show_a_trial_balance_above_0, checker.LIST),
+        (leave_an_account_out_of_the_trial_balance, checker.LIST),
+        (miss_a_currency_in_the_trial_balance, checker.LIST),
     ],
 )
 def test_a_violation_is_found(change: Any, kind: str) -> None:

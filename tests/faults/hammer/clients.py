@@ -10,6 +10,7 @@ import random
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -23,6 +24,7 @@ from tests.faults.hammer.history import (
     HOLD,
     LOOKUP,
     OK,
+    OPENING,
     REFUSED,
     RELEASE,
     TRANSFER,
@@ -38,17 +40,31 @@ HTTP_TIMEOUT_SECONDS = 10.0  # longer than the service's deadline and the time f
 PAUSE_SECONDS = 0.25  # the mean pause before a repeat; the service asks for 1 s, but shorter pauses find more
 BATCH_ITEMS = (40, 160)
 EXPIRY_SECONDS = (1.0, 10.0)  # from a hold to its expiry: shorter than some faults, longer than others
-RECENT = 50  # ids that a client captures, releases, reverses or reads
+CEILING = 200  # max_balance of some of the accounts that are opened during the run: a few transfers reach it
+REFERENCES = [f"r{number}" for number in range(50)]  # each is that of many transfers of all clients
+RECENT = 50  # ids that a client captures, releases, reverses, pays to or reads
 KINDS = (
     ["plain"] * 4
     + ["batch"] * 3
     + ["hold"] * 2
-    + ["capture", "release", "reverse", "repeat", "account", "lookup", "feed"]
+    + ["capture", "release", "reverse", "open", "repeat", "account", "lookup", "feed"]
 )
+ITEMS = ["plain"] * 8 + ["hold", "capture", "release", "reverse", "open", "open with ceiling"]
+ATOMIC_ITEMS = ["unlimited"] * 8 + ["unlimited hold", "open"]  # none of them is refused
+ATOMIC_CHANCE, REFUSED_CHANCE = 0.25, 0.1  # of a batch to be atomic, and of an atomic batch to be refused
 HEADERS = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+RESOURCES = {
+    TRANSFER: ("PUT", "transfers"),
+    HOLD: ("PUT", "holds"),
+    RELEASE: ("DELETE", "holds"),
+    OPENING: ("PUT", "accounts"),
+}
+MEMBERS = {TRANSFER: "transfer", HOLD: "hold", RELEASE: "release", OPENING: "account"}  # of an item of a batch
 # A refused command leaves nothing behind. These are the refusals of the workload's own commands.
-NOT_STORED = {"hold-not-found", "transfer-not-found", "not-found", "batch-refused"}
+NOT_STORED = {"account-not-found", "hold-not-found", "transfer-not-found", "not-found", "batch-refused"}
 OUTCOMES = {"not_applied": REFUSED, "unknown": UNKNOWN}
+
+Part = tuple[str, str, Any]  # kind, id and body of what a request asks for
 
 
 @dataclass(frozen=True)
@@ -58,7 +74,8 @@ class Command:
     method: str
     path: str
     body: Any
-    parts: tuple[tuple[str, str, Any], ...]  # kind, id and body of each item
+    parts: Sequence[Part]
+    batch: str = ""  # its id if it is an atomic batch
 
 
 @dataclass(frozen=True)
@@ -85,6 +102,7 @@ class Client:
         self.sent = 0  # commands, for their ids
         self.holds: deque[str] = deque(maxlen=RECENT)
         self.transfers: deque[str] = deque(maxlen=RECENT)
+        self.accounts: deque[str] = deque(maxlen=RECENT)  # that it has opened
         self.commands: deque[Command] = deque(maxlen=RECENT)
         self.last_number = 0  # the highest number that it has seen
         self.errors: list[str] = []  # responses that no rule allows
@@ -106,10 +124,10 @@ class Client:
     def attempt(self, command: Command, replica: int) -> bool:
         """Send the command once, record it, and return whether its result is final."""
         now = time.monotonic()
-        attempts = [Attempt(kind, id, body, replica, now) for kind, id, body in command.parts]
+        attempts = [Attempt(kind, id, body, replica, now, batch=command.batch) for kind, id, body in command.parts]
         self.history.invoke(attempts)
         reply = self.send(command, replica)
-        results = reply.body["results"] if reply.status == 200 and command.path == "transfers" else None
+        results = reply.body["results"] if reply.status == 200 and command.path == "batches" else None
         for number, attempt in enumerate(attempts):
             attempt.note = reply.note
             self.judge(attempt, reply, results[number] if results else None)
@@ -139,7 +157,7 @@ class Client:
         """Set the outcome of the attempt from the response, or from its item of a batch."""
         status, body = reply.status, reply.body
         if result is not None:
-            status, body = result["status"], result.get("transfer") or result["problem"]
+            [status, body] = result.values()
         attempt.status, attempt.response = status, body
         slug = str((body or {}).get("type", "")).removeprefix("/problems/")
         if status in (200, 201):
@@ -174,64 +192,83 @@ class Client:
         match kind:
             case "batch":
                 return self.make_batch(id)
-            case "hold":
-                self.holds.append(id)
-                return single("PUT", "holds", HOLD, id, self.movement() | self.random.choice([{}, {}, self.expiry()]))
-            case "release" if self.holds:
-                return single("DELETE", "holds", RELEASE, self.random.choice(self.holds), None)
             case "account":
-                return single("GET", "accounts", ACCOUNT, self.account(), None)
+                return Command("GET", f"accounts/{(account := self.any_account())}", None, [(ACCOUNT, account, None)])
             case "lookup" if self.transfers:
-                return single("GET", "transfers", LOOKUP, self.random.choice(self.transfers), None)
+                transfer = self.random.choice(self.transfers)
+                return Command("GET", f"transfers/{transfer}", None, [(LOOKUP, transfer, None)])
             case "feed":
                 after = str(max(self.last_number - self.random.randrange(2 * FEED_ROWS), 0))
-                path = f"transfers?after={after}&limit={FEED_ROWS}"
-                return Command("GET", path, None, ((FEED, after, None),))
-        body = self.make_transfer(kind)
-        self.transfers.append(id)
-        return single("PUT", "transfers", TRANSFER, id, body)
+                return Command("GET", f"transfers?after={after}&limit={FEED_ROWS}", None, [(FEED, after, None)])
+        return single(*self.make_part(kind, id, self.accounts))
 
     def make_batch(self, id: str) -> Command:
-        """Transfers of all kinds. One batch in four is atomic: then each is from an account without a floor."""
-        atomic = self.random.random() < 0.25
-        kinds = ["unlimited"] if atomic else ["plain", "plain", "plain", "plain", "capture", "reverse"]
-        bodies = [self.make_transfer(self.random.choice(kinds)) for _ in range(self.random.randint(*BATCH_ITEMS))]
-        items = [{"id": f"{id}-{number}", **body} for number, body in enumerate(bodies)]
-        self.transfers.append(items[0]["id"])
-        parts = tuple((TRANSFER, item["id"], body) for item, body in zip(items, bodies, strict=True))
-        return Command("POST", "transfers", {"atomic": atomic, "transfers": items}, parts)
+        """Items of all kinds. The items of an atomic batch are never refused, except the last one of some batches."""
+        is_atomic = self.random.random() < ATOMIC_CHANCE
+        opened: deque[str] = deque([f"{id}-0"]) if is_atomic else self.accounts
+        kinds = self.random.choices(ATOMIC_ITEMS if is_atomic else ITEMS, k=self.random.randint(*BATCH_ITEMS))
+        parts = [self.make_part(kind, f"{id}-{n}", opened) for n, kind in enumerate(["open", *kinds])]
+        if is_atomic and self.random.random() < REFUSED_CHANCE:
+            parts.append((TRANSFER, f"{id}-refused", {"captures": "unknown"}))
+        return batch(id, parts, is_atomic=is_atomic)
 
-    def make_transfer(self, kind: str) -> dict[str, Any]:
-        """The body of a plain transfer, or of a capture or reversal if there is something to capture or reverse."""
-        if kind == "capture" and self.holds:
-            return {"captures": self.random.choice(self.holds)}
-        if kind == "reverse" and self.transfers:
-            return {"reverses": self.random.choice(self.transfers), "amount": self.random.randint(1, 5)}
-        return self.movement(UNLIMITED if kind == "unlimited" else range(ACCOUNTS))
+    def make_part(self, kind: str, id: str, opened: Sequence[str]) -> Part:
+        """One thing to write. Some of the transfers and holds are to the accounts `opened`."""
+        match kind:
+            case "open" | "open with ceiling":
+                self.accounts.append(id)
+                ceiling = CEILING if kind == "open with ceiling" else None
+                return OPENING, id, {"currency": "EUR", "min_balance": 0, "max_balance": ceiling}
+            case "hold":
+                self.holds.append(id)
+                return HOLD, id, self.movement(opened) | self.random.choice([{}, {}, self.expiry()])
+            case "unlimited hold":
+                self.holds.append(id)
+                return HOLD, id, self.movement(opened, UNLIMITED)
+            case "release" if self.holds:
+                return RELEASE, self.random.choice(self.holds), None
+            case "capture" if self.holds:
+                body: dict[str, Any] = {"captures": self.random.choice(self.holds)}
+            case "reverse" if self.transfers:
+                body = {"reverses": self.random.choice(self.transfers), "amount": self.random.randint(1, 5)}
+            case "unlimited":
+                body = self.movement(opened, UNLIMITED)
+            case _:
+                body = self.movement(opened)
+        self.transfers.append(id)
+        return TRANSFER, id, body | self.random.choice([{}, {}, {"reference": self.random.choice(REFERENCES)}])
 
-    def movement(self, sources: range = range(ACCOUNTS)) -> dict[str, Any]:
+    def movement(self, opened: Sequence[str], sources: range = range(ACCOUNTS)) -> dict[str, Any]:
         """The body of a plain transfer or of a hold, from one of the sources."""
         source = self.random.choice(sources)
-        target = (source + self.random.randrange(1, ACCOUNTS)) % ACCOUNTS
-        amount = self.random.randint(1, 60)
-        return {"from": f"a{source}", "to": f"a{target}", "amount": amount, "currency": "EUR"}
+        target = f"a{(source + self.random.randrange(1, ACCOUNTS)) % ACCOUNTS}"
+        if opened and self.random.random() < 0.1:
+            target = self.random.choice(opened)
+        return {"from": f"a{source}", "to": target, "amount": self.random.randint(1, 60), "currency": "EUR"}
 
     def expiry(self) -> dict[str, str]:
         soon = datetime.now(UTC) + timedelta(seconds=self.random.uniform(*EXPIRY_SECONDS))
         return {"expires_at": soon.strftime("%Y-%m-%dT%H:%M:%S.%fZ")}
 
-    def account(self) -> str:
-        return f"a{self.random.randrange(ACCOUNTS)}"
+    def any_account(self) -> str:
+        return self.random.choice([*self.accounts, *(f"a{number}" for number in range(ACCOUNTS))])
 
 
-def single(method: str, resource: str, kind: str, id: str, body: Any) -> Command:
+def single(kind: str, id: str, body: Any) -> Command:
     """A request for one id."""
-    return Command(method, f"{resource}/{id}", body, ((kind, id, body),))
+    method, resource = RESOURCES[kind]
+    return Command(method, f"{resource}/{id}", body, [(kind, id, body)])
+
+
+def batch(id: str, parts: Sequence[Part], *, is_atomic: bool) -> Command:
+    """A request for several ids."""
+    items = [{MEMBERS[kind]: {"id": id_of_part, **(body or {})}} for kind, id_of_part, body in parts]
+    return Command("POST", "batches", {"atomic": is_atomic, "items": items}, parts, id if is_atomic else "")
 
 
 def open_accounts(client: Client) -> None:
-    """Open the accounts of the workload. Raises AssertionError if one cannot be opened."""
-    for number in range(ACCOUNTS):
-        body = {"currency": "EUR", "min_balance": FLOORS[number % len(FLOORS)]}
-        reply = client.send(Command("PUT", f"accounts/a{number}", body, ()), 0)
-        assert reply.status == 201, reply
+    """Open the accounts of the workload. Raises AssertionError if they cannot be opened."""
+    floors = [FLOORS[number % len(FLOORS)] for number in range(ACCOUNTS)]
+    parts = [(OPENING, f"a{n}", {"currency": "EUR", "min_balance": floor}) for n, floor in enumerate(floors)]
+    assert client.attempt(batch("accounts", parts, is_atomic=True), 0)
+    assert not client.errors, client.errors

@@ -18,14 +18,15 @@ REFUSED = "refused"  # the response, or the lack of a connection, says that noth
 UNKNOWN = "unknown"  # no response, or one with `outcome: unknown`
 FINAL = (OK, DECLINED)
 
-# The kind of an attempt: the first three write, the others read.
+# The kind of an attempt: the first four write, the others read.
 TRANSFER = "transfer"
 HOLD = "hold"
 RELEASE = "release"
+OPENING = "opening"  # of an account
 ACCOUNT = "account"
 LOOKUP = "lookup"
 FEED = "feed"  # its id is the number after which it reads
-WRITES = (TRANSFER, HOLD, RELEASE)
+WRITES = (TRANSFER, HOLD, RELEASE, OPENING)
 
 FEED_ROWS = 20  # the limit of a page of the feed that a client reads
 
@@ -49,6 +50,7 @@ class Attempt:
     response: Any = None  # the record or the problem
     note: str = ""  # the error of the connection
     copied: bool = False  # the network may have delivered the request twice
+    batch: str = ""  # the id of the atomic batch that it is an item of
 
 
 class History:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import accumulate
 from typing import Any
 
-from tests.faults.hammer.history import ACCOUNT, FEED, FEED_ROWS, LOOKUP, OK, REFUSED, TRANSFER, Attempt
+from tests.faults.hammer.history import ACCOUNT, FEED, FEED_ROWS, LOOKUP, OK, OPENING, REFUSED, TRANSFER, Attempt
 from tests.faults.hammer.ledger import Ledger
 
 
@@ -71,7 +71,7 @@ class Window:
 
 def find_stale_reads(attempts: list[Attempt], ledger: Ledger) -> Iterator[str]:
     """Each read of an account, a transfer or the feed that contradicts the order of the transfers."""
-    times = Times(attempts, ledger)
+    times, opened = Times(attempts, ledger), find_openings(attempts)
     window = Window(times)
     entries: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for row in ledger.posted:
@@ -83,15 +83,24 @@ def find_stale_reads(attempts: list[Attempt], ledger: Ledger) -> Iterator[str]:
             balance = attempt.response["balance"]
             if balance not in balances_between(entries[attempt.id], low, high):
                 yield f"{attempt.id} was read as {balance}, which it was not between the numbers {low} and {high}"
-        elif attempt.kind == LOOKUP and attempt.status == 404:
-            acknowledged = times.acknowledged.get(attempt.id, float("inf"))
-            if acknowledged < attempt.invoked:
+        elif attempt.kind in (LOOKUP, ACCOUNT) and attempt.status == 404:
+            acknowledged = times.acknowledged if attempt.kind == LOOKUP else opened
+            if acknowledged.get(attempt.id, float("inf")) < attempt.invoked:
                 yield f"{attempt.id} was not found after it was acknowledged"
         elif attempt.kind == LOOKUP and attempt.outcome == OK:
             if not is_shown(attempt.response, ledger):
                 yield f"{attempt.id} was read as {attempt.response}"
         elif attempt.kind == FEED and attempt.outcome == OK:
             yield from find_feed_errors(attempt, low, ledger)
+
+
+def find_openings(attempts: list[Attempt]) -> dict[str, float]:
+    """When the opening of each account was first acknowledged."""
+    opened: dict[str, float] = {}
+    for attempt in attempts:
+        if attempt.kind == OPENING and attempt.outcome == OK:
+            opened[attempt.id] = min(attempt.returned, opened.get(attempt.id, float("inf")))
+    return opened
 
 
 def find_feed_errors(attempt: Attempt, low: int, ledger: Ledger) -> Iterator[str]:

@@ -14,10 +14,11 @@ from typing import Any
 import psycopg
 
 from service.ledger import audit
-from tests.faults.hammer import checker, ledger, nemesis, system
+from tests.faults.hammer import checker, ledger, lists, nemesis, system
 from tests.faults.hammer.checker import Violation
 from tests.faults.hammer.clients import Client, open_accounts, single
 from tests.faults.hammer.history import DECLINED, OK, REFUSED, TRANSFER, UNKNOWN, WRITES, Attempt, History
+from tests.faults.hammer.ledger import Lists
 from tests.faults.hammer.nemesis import CONTROL, FAULTS, Stage
 from tests.faults.hammer.system import System
 from tests.support.threads import Call
@@ -114,7 +115,7 @@ def run(options: Options, folder: Path) -> Outcome:
                 call.result()
             timer.cancel()
         seconds = time.monotonic() - started
-        violations = compare(running, history)
+        violations = compare(running, history, lists.read(clients[0]))
         version = read_version(running)
     history.close()
     violations += [Violation("response", error) for client in [*clients, *probers] for error in client.errors]
@@ -163,17 +164,17 @@ def recover(client: Client) -> float:
     client.sent += 1
     id = f"c{client.number}-{client.sent}"
     body = {"from": "a1", "to": "a5", "amount": 1, "currency": "EUR"}  # a1 has no floor
-    command = single("PUT", "transfers", TRANSFER, id, body)
+    command = single(TRANSFER, id, body)
     until = time.monotonic() + LIMIT_SECONDS
     while not client.attempt(command, 0) and time.monotonic() < until:
         time.sleep(PROBE_PAUSE_SECONDS)
     return time.monotonic()
 
 
-def compare(running: System, history: History) -> list[Violation]:
+def compare(running: System, history: History, listed: Lists) -> list[Violation]:
     """Check the history against the ledger, audit the ledger, and read the logs of the service."""
     with psycopg.connect(running.database.server.owner_url, autocommit=True) as owner:
-        violations = checker.check(history.attempts, ledger.read(owner))
+        violations = checker.check(history.attempts, ledger.read(owner, listed))
         violations += [Violation("audit", str(error)) for error in audit.run(owner).errors]
     for replica in running.replicas:
         violations += [Violation("log", str(line)) for line in find_failures(replica.log)]

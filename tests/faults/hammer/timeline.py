@@ -1,4 +1,7 @@
-"""Floors over time: at no moment is an account's balance, minus its open holds, below its floor."""
+"""Limits over time: at no moment is an account's balance, minus its open holds, below its floor, or above its ceiling.
+
+Holds do not count for the ceiling.
+"""
 
 from collections.abc import Iterator
 from itertools import groupby
@@ -8,8 +11,8 @@ from tests.faults.hammer.ledger import Ledger
 Event = tuple[str, str, int, int]  # time, account, change of the balance, change of the held amount
 
 
-def find_overdrafts(ledger: Ledger) -> Iterator[str]:
-    """Each account and time with less available than its floor allows.
+def find_exceeded_limits(ledger: Ledger) -> Iterator[str]:
+    """Each account and time with less available than its floor allows, or with a balance above its ceiling.
 
     What one transaction wrote has one time, so the accounts are compared after all events of a time.
     """
@@ -21,9 +24,11 @@ def find_overdrafts(ledger: Ledger) -> Iterator[str]:
             held[account] += held_change
             changed.add(account)
         for account in changed:
-            floor = ledger.accounts[account]["floor"]
+            floor, ceiling = ledger.accounts[account]["min_balance"], ledger.accounts[account]["max_balance"]
             if floor is not None and balance[account] - held[account] < floor:
                 yield f"{account} had {balance[account]} with {held[account]} held at {time}; its floor is {floor}"
+            if ceiling is not None and balance[account] > ceiling:
+                yield f"{account} had {balance[account]} at {time}; its ceiling is {ceiling}"
 
 
 def find_events(ledger: Ledger) -> Iterator[Event]:
