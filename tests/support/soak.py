@@ -1,8 +1,9 @@
 """`make soak`: 64 callers send requests of all kinds for SECONDS; then every response is compared with the ledger.
 
 Without a URL it starts a service and a PostgreSQL, and then also audits the ledger, counts deadlocks and reads the
-service's log. The exit code is 1 if there is a violation: a response that no rule allows, such as 503; two different
-responses to the same request; or an acknowledged transfer that is not in the feed exactly once as it was acknowledged.
+service's log. With a URL, LEDGER_TOKEN needs all scopes. The exit code is 1 if there is a violation: a response that no
+rule allows, such as 503; two different responses to the same request; an acknowledged transfer that is not in the feed
+exactly once as it was acknowledged; or a trial balance that is not 0, or not the sum of the accounts.
 """
 
 import http.client
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -32,9 +34,14 @@ CALLERS = 64
 ACCOUNTS = 40
 MIN_REQUESTS = 10  # of each caller, so that a short run on a slow machine also sends requests of all kinds
 HTTP_TIMEOUT_SECONDS = 20  # longer than the service's deadline, shorter than the limit of a wait
-KINDS = "plain " * 5 + "batch hold hold capture release reverse change repeat read read read"
+KINDS = "plain " * 5 + "batch batch hold hold capture release reverse change repeat read read read read"
+ITEMS = ("account", "hold", "release", "capture", "reverse", "plain", "plain", "plain")  # kinds of items of a batch
+CEILING = 100  # max_balance of some accounts: a few transfers reach it
+REFERENCES = 20
 UNUSED = "unused"  # an id that no request creates
 CHANGEABLE = ("status", "captured_by", "resolved_at")  # members of a hold that may change after it was placed
+AMOUNTS = ("balance", "held", "available")  # members of an account that may change; only the first accounts are patched
+TRIAL_BALANCE_READS = 10  # until no hold expires meanwhile: they expire after up to 3 s
 
 Request = tuple[str, str, Any]  # method, target below /v1/, body
 
@@ -49,6 +56,7 @@ class Soak:
         self.responses: Counter[tuple[str, str]] = Counter()  # by kind of request, and status with slug
         self.acknowledged: dict[str, Any] = {}  # transfers as they were returned
         self.placed: dict[str, Any] = {}  # holds as they were returned
+        self.opened: dict[str, Any] = {}  # accounts that a batch opened, as they were returned
         self.declined: set[str] = set()
         self.violations: list[str] = []
         self.recent_holds, self.recent_transfers = deque([UNUSED], maxlen=100), deque([UNUSED], maxlen=100)
@@ -58,7 +66,7 @@ class Soak:
     def run(self, seconds: float) -> None:
         """Let all callers work for that time, then check."""
         for n in range(ACCOUNTS):
-            members = {"currency": "EUR", "min_balance": [0, None][n % 2]}
+            members = {"currency": "EUR", "min_balance": [0, None][n % 2], "max_balance": [None, None, CEILING][n % 3]}
             self.callers[0].send("open", "PUT", f"accounts/{self.run_id}:{n}", members)
         until = time.monotonic() + seconds
         calls = [Call(partial(caller.work, until)) for caller in self.callers]
@@ -68,7 +76,7 @@ class Soak:
         self.check()
 
     def check(self) -> None:
-        """Compare the feed, the declined transfers and the holds with what was returned before."""
+        """Compare the feed, the declined transfers, the holds and the accounts with what was returned before."""
         reader = Caller(self, -1)
         seen: Counter[str] = Counter()
         after = "0"
@@ -83,12 +91,44 @@ class Soak:
         for id in self.declined:
             if seen[id] or reader.send("check", "GET", f"transfers/{id}").get("status") != "declined":
                 self.violations.append(f"{id} was declined and is not declined now")
-        for id, hold in self.placed.items():
-            if hold | dict.fromkeys(CHANGEABLE) != reader.send("check", "GET", f"holds/{id}") | dict.fromkeys(
-                CHANGEABLE
-            ):
-                self.violations.append(f"{id} is not the hold that was placed")
+        for resource, shown, changeable in (("holds", self.placed, CHANGEABLE), ("accounts", self.opened, AMOUNTS)):
+            for id, before in shown.items():
+                now = reader.send("check", "GET", f"{resource}/{id}")
+                if before | dict.fromkeys(changeable) != now | dict.fromkeys(changeable):
+                    self.violations.append(f"{id} was acknowledged as {before} and is {now}")
+        self.check_trial_balance(reader)
         reader.connection.close()
+
+    def check_trial_balance(self, reader: "Caller") -> None:
+        """The trial balance of the run's accounts is 0, and is the sum of the accounts."""
+        path = f"trial-balance?prefix={self.run_id}"
+        for _ in range(TRIAL_BALANCE_READS):
+            shown, summed = reader.send("check", "GET", path)["currencies"], self.sum_accounts(reader)
+            if reader.send("check", "GET", path)["currencies"] == shown:  # no hold has expired between the reads
+                break
+        if shown != [summed] or summed["balance"] != "0":
+            self.violations.append(f"the trial balance is {shown}, and the sum of the accounts {summed}")
+
+    def sum_accounts(self, reader: "Caller") -> dict[str, Any]:
+        """The trial balance of the run's accounts, from the list of the accounts."""
+        accounts, after = [], self.run_id
+        while after:
+            page = reader.send("check", "GET", f"accounts?prefix={self.run_id}&limit=500&after={after}")
+            accounts += page["accounts"]
+            after = page["next"]
+        balances = [account["balance"] for account in accounts]
+        return {
+            "currency": "EUR",
+            "accounts": len(accounts),
+            "credit": str(sum(balance for balance in balances if balance > 0)),
+            "debit": str(-sum(balance for balance in balances if balance < 0)),
+            "balance": str(sum(balances)),
+            "held": str(sum(account["held"] for account in accounts)),
+        }
+
+    def record_hold(self, hold: dict[str, Any]) -> None:
+        self.placed[hold["id"]] = hold
+        self.recent_holds.append(hold["id"])
 
     def record(self, id: str, body: dict[str, Any]) -> None:
         """Record the response to a transfer."""
@@ -140,43 +180,116 @@ class Caller:
         method, target, body = self.make_request(kind, id)
         response = self.send(kind, method, target, body)
         if kind == "hold" and "amount" in response:
-            self.soak.placed[response["id"]] = response
-            self.soak.recent_holds.append(response["id"])
+            self.soak.record_hold(response)
         if kind in ("plain", "capture", "reverse"):
             self.soak.record(id, response)
             self.puts.append(((method, target, body), response))
-        for item, result in zip(body["transfers"], response["results"], strict=True) if "results" in response else ():
-            self.soak.count("item", result["status"], result.get("problem", {}))
-            self.soak.record(item["id"], result.get("transfer") or result["problem"])
+        if "reference=" in target:
+            self.check_references(target, response)
+        for item, result in zip(body["items"], response["results"], strict=True) if "results" in response else ():
+            self.record_item(item, result)
+
+    def record_item(self, item: dict[str, Any], result: dict[str, Any]) -> None:
+        """Record the result of an item of a batch."""
+        [(kind, members)] = item.items()
+        self.soak.count("item", result["status"], result.get("problem", {}))
+        if not is_allowed(result["status"], members["id"]):
+            self.soak.violations.append(f"the item {item} got {result}")
+        elif kind == "transfer":
+            self.soak.record(members["id"], result.get("transfer") or result["problem"])
+        elif kind == "hold" and "hold" in result:
+            self.soak.record_hold(result["hold"])
+        elif kind == "account":
+            self.soak.opened[members["id"]] = result["account"]
+
+    def check_references(self, target: str, page: dict[str, Any]) -> None:
+        """A page of a reference has only transfers with this reference."""
+        reference = target.partition("reference=")[2]
+        others = [row for row in page["transfers"] if row["reference"] != reference]
+        self.soak.violations.extend(f"{target} returned {row}" for row in others)
 
     def make_request(self, kind: str, id: str) -> Request:
         account = f"{self.soak.run_id}:{random.randrange(ACCOUNTS)}"
-        hold, transfer = random.choice(self.soak.recent_holds), random.choice(self.soak.recent_transfers)
-        part = random.choice([{}, {"amount": random.randint(1, 30)}])
-        soon = datetime.now(UTC) + timedelta(seconds=random.uniform(0.1, 3))
-        past = (soon - timedelta(seconds=4)).isoformat().removesuffix("+00:00")
-        capture, reversal = {"captures": hold} | part, {"reverses": transfer} | part
-        bodies = [self.plain(), self.plain(), self.plain(), capture, reversal]
-        items = [random.choice(bodies) | {"id": f"{id}-{n}"} for n in range(random.randint(1, 20))]
-        reads = [f"accounts/{account}{view}" for view in ("", "/entries", "/changes", f"/balance?at={past}Z")]
-        reads += [f"accounts?prefix={self.soak.run_id}", "transfers", f"transfers/{transfer}", f"holds/{hold}"]
-        change = {"status": random.choice(["frozen", *["open"] * 9]), "min_balance": random.choice([None, 0])}
-        requests: dict[str, Request] = {
-            "plain": ("PUT", f"transfers/{id}", self.plain()),
-            "capture": ("PUT", f"transfers/{id}", capture),
-            "reverse": ("PUT", f"transfers/{id}", reversal),
-            "batch": ("POST", "transfers", {"atomic": random.random() < 0.3, "transfers": items}),
-            "hold": ("PUT", f"holds/{id}", self.plain() | random.choice([{}, {"expires_at": soon.isoformat()}])),
-            "release": ("DELETE", f"holds/{hold}", None),
-            "change": ("PATCH", f"accounts/{account}", change),
-            "read": ("GET", random.choice(reads), None),
+        change = {
+            "status": random.choice(["frozen", *["open"] * 9]),
+            "min_balance": random.choice([None, 0]),
+            "max_balance": random.choice([None, CEILING]),
         }
-        return requests[kind]
+        match kind:
+            case "hold":
+                return "PUT", f"holds/{id}", self.hold()
+            case "release":
+                return "DELETE", f"holds/{random.choice(self.soak.recent_holds)}", None
+            case "change":
+                return "PATCH", f"accounts/{account}", change
+            case "batch":
+                return "POST", "batches", {"atomic": random.random() < 0.3, "items": self.make_items(id)}
+            case "read":
+                return "GET", self.make_read(account), None
+        return "PUT", f"transfers/{id}", self.transfer(kind)
 
-    def plain(self) -> dict[str, Any]:
-        """A transfer or a hold between two accounts."""
+    def make_items(self, id: str) -> list[dict[str, Any]]:
+        """The items of a batch. Some of the transfers and holds are to the accounts that it opens."""
+        items: list[dict[str, Any]] = []
+        opened: list[str] = []
+        for number, kind in enumerate(random.choices(ITEMS, k=random.randint(1, 20))):
+            id_of_item = f"{id}-{number}"
+            match kind:
+                case "account":
+                    opened.append(id_of_item)
+                    members = {"currency": "EUR", "max_balance": random.choice([None, CEILING])}
+                    items.append({"account": {"id": id_of_item} | members})
+                case "hold":
+                    items.append({"hold": {"id": id_of_item} | self.hold(opened)})
+                case "release":
+                    items.append({"release": {"id": random.choice(self.soak.recent_holds)}})
+                case _:
+                    items.append({"transfer": {"id": id_of_item} | self.transfer(kind, opened)})
+        return items
+
+    def make_read(self, account: str) -> str:
+        """The target of a read."""
+        soak = self.soak
+        end = datetime.now(UTC) - timedelta(seconds=random.uniform(1, 4))
+        start, end_text = (time.isoformat().replace("+00:00", "Z") for time in (end - timedelta(seconds=2), end))
+        views = ["", "/entries", f"/entries?from={start}&until={end_text}", "/changes", "/holds"]
+        return random.choice(
+            [
+                *(f"accounts/{account}{view}" for view in [*views, f"/balance?at={end_text}"]),
+                f"accounts?prefix={soak.run_id}",
+                f"trial-balance?prefix={soak.run_id}",
+                "transfers",
+                f"transfers?reference={self.reference()}",
+                f"transfers/{random.choice(soak.recent_transfers)}",
+                f"holds/{random.choice(soak.recent_holds)}",
+            ]
+        )
+
+    def transfer(self, kind: str, opened: Sequence[str] = ()) -> dict[str, Any]:
+        """The body of a plain transfer, a capture or a reversal."""
+        part = random.choice([{}, {"amount": random.randint(1, 30)}])
+        match kind:
+            case "capture":
+                body = {"captures": random.choice(self.soak.recent_holds)} | part
+            case "reverse":
+                body = {"reverses": random.choice(self.soak.recent_transfers)} | part
+            case _:
+                body = self.movement(opened)
+        return body | random.choice([{}, {"reference": self.reference()}])
+
+    def hold(self, opened: Sequence[str] = ()) -> dict[str, Any]:
+        soon = datetime.now(UTC) + timedelta(seconds=random.uniform(0.1, 3))
+        reference = random.choice([{}, {"reference": self.reference()}])
+        return self.movement(opened) | reference | random.choice([{}, {"expires_at": soon.isoformat()}])
+
+    def movement(self, opened: Sequence[str]) -> dict[str, Any]:
+        """What a transfer and a hold have in common: between two accounts, of which the target may be a new one."""
         source, target = (f"{self.soak.run_id}:{n}" for n in random.sample(range(ACCOUNTS), 2))
+        target = random.choice([target, *opened])
         return {"from": source, "to": target, "amount": random.randint(1, 50), "currency": "EUR"}
+
+    def reference(self) -> str:
+        return f"{self.soak.run_id}:r{random.randrange(REFERENCES)}"
 
     def send(self, kind: str, method: str, target: str, body: Any = None) -> Any:
         """The JSON of the response. A status that no rule allows is a violation."""
@@ -185,9 +298,14 @@ class Caller:
         response = self.connection.getresponse()
         content = json.loads(response.read())
         self.soak.count(kind, response.status, content)
-        if response.status not in (200, 201, 422) and not (response.status == 404 and target.endswith(UNUSED)):
+        if not is_allowed(response.status, target):
             self.soak.violations.append(f"{method} {target} returned {response.status}: {content}")
         return content
+
+
+def is_allowed(status: int, target: str) -> bool:
+    """Whether a rule allows this status of a response, or of the result of an item."""
+    return status in (200, 201, 422) or (status == 404 and target.endswith(UNUSED))
 
 
 def slug_of(body: dict[str, Any]) -> str:
