@@ -5,6 +5,7 @@ Two, because one application posts the commands that wait at the same moment in 
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -13,7 +14,7 @@ import pytest
 from service import config, database, session
 from service.contract import LIMITS
 from service.http.app import Application
-from service.ledger import group
+from service.ledger import group, posting
 from service.server import build_application
 from tests.support.client import Client, Reply
 from tests.support.threads import number_of_thread
@@ -58,6 +59,7 @@ def client(
     monkeypatch.setattr(database, "LIMITS", LONG_LIMITS)
     monkeypatch.setattr(group, "LIMITS", LONG_LIMITS)
     monkeypatch.setattr(group, "GROUP_LOCK_MILLISECONDS", LONG_SECONDS * 1000)
+    monkeypatch.setattr(posting, "post", partial(posting.post, lock_milliseconds=LONG_SECONDS * 1000))  # of batches
     monkeypatch.setitem(session.CONNECT, "application_name", SESSIONS)
     before = count_deadlocks(owner)
     applications = [build_application(config.load(environment)) for _ in range(2)]
