@@ -228,16 +228,16 @@ BROKEN_RULES: dict[str, tuple[Callable[..., Any], str, str, str]] = {
         "_AFTER",
         "post list",
     ),
-    "the sum of the reversals ignores the running total": (
+    "a reversal continues the sum of another transfer": (
         transfers.sum_reversals,
-        "coalesce(last_total.amount, 0) +",
-        "",
+        "ON last_reversal.reverses = reversed.id",
+        "ON true",
         "post",
     ),
-    "the sum of the reversals ignores rows without a running total": (
-        transfers.sum_reversals,
-        "+ coalesce(later.amount, 0)",
-        "",
+    "a reversal stores its own amount as the sum": (
+        rules.decide_transfer,
+        "state.reversed.get(transfer.reverses, 0) + transfer.amount",
+        "transfer.amount",
         "post",
     ),
     "the entries from a time are all entries": (
