@@ -126,6 +126,9 @@ class Ledger:
     def entries(self, account: str, **query: Any) -> Iterator[Json]:
         return self._rows("entries", path("accounts", account) + "/entries", query)
 
+    def holds(self, account: str, **query: Any) -> Iterator[Json]:
+        return self._rows("holds", path("accounts", account) + "/holds", query)
+
     def transfers(self, **query: Any) -> Iterator[Json]:
         return self._rows("transfers", "/v1/transfers", query)
 

@@ -145,15 +145,17 @@ def test_the_client_has_a_call_for_each_kind_of_write(server: Server) -> None:
 
 
 def test_the_client_follows_pages(server: Server) -> None:
-    """The lists of accounts, transfers and entries continue after the end of a page."""
+    """The lists of accounts, transfers, entries and open holds continue after the end of a page."""
     with connected(server.url) as ledger:
         for number in range(1, 6):
             ledger.post(f"pay_{number}", "world", "user", 100, "EUR", reference=f"order_{number % 2}")
+            ledger.hold(f"auth_{number}", "user", "world", 1, "EUR")
         assert [row["id"] for row in ledger.accounts(limit=1)] == ["user", "world"]
         assert [row["number"] for row in ledger.transfers(limit=2, after=1)] == [2, 3, 4, 5]
         assert [row["number"] for row in ledger.transfers(limit=2, reference="order_1")] == [1, 3, 5]
         assert [row["number"] for row in ledger.entries("user", limit=2)] == [1, 2, 3, 4, 5]
         assert [row["number"] for row in ledger.entries("user", limit=2, order="desc")] == [5, 4, 3, 2, 1]
+        assert [row["id"] for row in ledger.holds("user", limit=2)] == [f"auth_{number}" for number in range(1, 6)]
 
 
 def test_the_client_runs_as_a_program(server: Server) -> None:
