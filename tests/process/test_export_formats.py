@@ -26,7 +26,14 @@ from tests.support.ledger import empty
 
 BANK_FILE = live.ROOT / "dev" / "data" / "bank-1993.csv.gz"
 BANK_ROWS = 3000
-SHOWN = ("id", "number", "created_at", "created_by", "metadata")  # members that beancount and hledger can read back
+SHOWN = (
+    "id",
+    "number",
+    "created_at",
+    "created_by",
+    "reference",
+    "metadata",
+)  # members that beancount and hledger can read back
 
 IDS = [
     *("a", "A", "1", "a:b", "a:B", "A:b", "a:1", "1:a", "assets:a", "Assets:A"),  # differ by case, or look like a root
@@ -49,12 +56,12 @@ def feed(client: Client) -> list[dict[str, Any]]:
     client.open(*IDS, "untouched", min_balance=None)
     client.open("coins", "more:coins", currency="A1B", min_balance=None)
     pairs = list(zip(IDS, IDS[1:] + IDS[:1], strict=True))
-    items = [item(id, id, other, n, metadata={"k": id}) for n, (id, other) in enumerate(pairs, start=1)]
+    items = [item(id, id, other, n, reference=id, metadata={"k": id}) for n, (id, other) in enumerate(pairs, start=1)]
     items += [item(f"t{n}", "a", "A", 1, metadata={text: text, "k": "v"}) for n, text in enumerate(TEXTS)]
     items += [item("most", "a", "A", 2**53 - 10_000), item("coin", "coins", "more:coins", 5, "A1B")]
     assert client.batch(*items, item("declined", "a", "A", 2**53 - 1)).status == 200
     feed: list[dict[str, Any]] = client.get("/v1/transfers?limit=500").json["transfers"]
-    assert [transfer["id"] for transfer in feed] == [posted["id"] for posted in items]
+    assert [transfer["id"] for transfer in feed] == [posted["transfer"]["id"] for posted in items]
     return feed
 
 
@@ -83,7 +90,7 @@ def test_unusual_ids_and_texts_are_read_back(
 
 
 def test_beancount_has_every_detail(environment: dict[str, str], feed: list[dict[str, Any]]) -> None:
-    """Account ids, and the id, number, time, caller and metadata of transfers, are read back unchanged."""
+    """Account ids, and the id, number, time, caller, reference and metadata of transfers, are read back unchanged."""
     entries, _, _ = loader.load_string(export(environment, "beancount"))
     opened = {entry.account: entry.meta["id"] for entry in entries if isinstance(entry, data.Open)}
     assert opened == {account_name(id): id for id in (*IDS, "untouched", "coins", "more:coins")}
@@ -93,6 +100,7 @@ def test_beancount_has_every_detail(environment: dict[str, str], feed: list[dict
             int(entry.meta["number"]),
             entry.meta["created_at"],
             entry.meta["created_by"],
+            entry.meta.get("reference"),
             json.loads(entry.meta["metadata"]),
         )
         for entry in entries
@@ -112,7 +120,8 @@ def test_hledger_has_every_detail(environment: dict[str, str], feed: list[dict[s
             tags = dict(line.split(":", 1) for line in entry["tcomment"].split("\n") if line)
             metadata = json.loads(tags["metadata"])
             number = int(entry["tcode"])
-            details.append((entry["tdescription"], number, tags["created_at"], tags["created_by"], metadata))
+            known = (entry["tdescription"], number, tags["created_at"], tags["created_by"], tags.get("reference"))
+            details.append((*known, metadata))
     assert details == [tuple(transfer[name] for name in SHOWN) for transfer in feed]
 
 

@@ -32,7 +32,7 @@ SNAPSHOTS = "SELECT count(*) FROM pg_locks WHERE relation = 'account'::regclass 
 def transfers(client: Client) -> None:
     """TRANSFERS transfers. Their export has more than the 64 KiB of a pipe, so it waits for its reader."""
     client.open("a", "b", min_balance=None)
-    client.batch(*(item(f"t{n}", metadata={"k": "v" * 200}) for n in range(TRANSFERS)))
+    assert client.batch(*(item(f"t{n}", metadata={"k": "v" * 200}) for n in range(TRANSFERS))).status == 200
 
 
 @contextlib.contextmanager
