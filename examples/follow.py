@@ -3,6 +3,7 @@
 Prints each posted transfer as one line of JSON, in the order of the numbers and at least once. FILE has the number of
 the last transfer that was printed. It is written after the lines, so if the process is killed in between, the next one
 prints some transfers again: a consumer must ignore numbers that it knows. Without FILE it starts at the first transfer.
+If stdout is a pipe and the consumer ends, the lines in the pipe are lost: write the consumer's last number to FILE.
 
 SIGTERM and SIGINT end it after the page or the wait in progress. If the ledger is unavailable, it tries again. If the
 ledger refuses the request, for example because of the token, it ends with exit code 1. After a restore or a failover of
