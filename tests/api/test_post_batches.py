@@ -245,6 +245,7 @@ def test_a_batch_can_have_the_most_items_of_each_kind(client: Client, maker: Cal
     assert [result[kind]["id"] for result in results] == [members["id"] for item in items for members in item.values()]
 
 
+@pytest.mark.promise(44)
 @pytest.mark.parametrize("atomic", [True, False], ids=["atomic", "not atomic"])
 @pytest.mark.parametrize("min_balance", [None, -1])
 def test_a_floor_below_zero_requires_the_scope_admin(
