@@ -107,10 +107,10 @@ class Database:
         self._pool.close()
 
     def run_with_locks(self, work: Callable[[Connection], T]) -> T:
-        """As `run`, for work that may wait long for locks: all of it together uses at most half of the connections."""
+        """As `run`, for work that may keep a connection for long. All of it together uses at most half of them."""
         deadline = time.monotonic() + LIMITS.request_deadline_seconds
         if not self._lock_waiters.acquire(timeout=LIMITS.request_deadline_seconds):
-            detail = "Too many requests wait for locked accounts."
+            detail = "Too many batches, changes of accounts, long lists and trial balances are in progress."
             raise Refusal("deadline-exceeded", detail, outcome="not_applied")
         try:
             return self.run(work, deadline)

@@ -27,4 +27,4 @@ def authenticate(authorization: str | None, callers: tuple[Caller, ...]) -> Call
 def authorize(scopes: Collection[str], scope: str) -> None:
     """Raise Refusal `forbidden` unless the scopes of the caller include this scope."""
     if scope not in scopes:
-        raise Refusal("forbidden", f"This operation needs the scope {scope}.", scope=scope)
+        raise Refusal("forbidden", f"This request needs the scope {scope}.", scope=scope)

@@ -46,7 +46,7 @@ def post(request: Request, dependencies: Dependencies) -> Response:
 def _read_item(item: Any, errors: FieldErrors, caller: str, pointer: str) -> Command | None:
     """The command of an item; None after an error."""
     if not isinstance(item, dict) or len(item) != 1 or not item.keys() <= _READERS.keys():
-        errors.add(pointer, f"must be an object with one of the members {', '.join(_READERS)}")
+        errors.add(pointer, f"must be an object with exactly one of the members {', '.join(_READERS)}")
         return None
     [(kind, value)] = item.items()
     return _READERS[kind](value, errors, caller, pointer=f"{pointer}/{kind}")
