@@ -161,7 +161,7 @@ def _read_balance(connection: Connection, id: str, at: datetime | None, number: 
 
 
 def list_changes(request: Request, dependencies: Dependencies) -> Response:
-    """GET /v1/accounts/{id}/changes: who changed the floor, status or metadata, when, from what to what."""
+    """GET /v1/accounts/{id}/changes: who changed limits, status or metadata, when, from what to what."""
     after = fields.query_integer(request.query, "after", 0, 0, LIMITS.amount_max)
     limit = fields.query_limit(request.query)
     id = fields.id_to_find(request.parameters)

@@ -35,7 +35,7 @@ from service.http.response import Response, problem_response
 # service completes 400 a second. With a limit of 112, refusals to 1,000 clients that repeat at once took most of the
 # CPU.
 MAX_IN_FLIGHT = 2000
-# Batches. All get a response within the deadline if the service posts 6 of 1,000 transfers a second. A batch needs up
+# Batches. All get a response within the deadline if the service posts 6 of 1,000 items a second. A batch needs up
 # to 5 MB, so it takes this place before its body is read.
 MAX_BATCHES_IN_FLIGHT = 32
 # Of them, lists. The largest pages take 25 ms of CPU time each, so other requests wait up to 2.5 s for them. A page

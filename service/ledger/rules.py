@@ -4,8 +4,9 @@ The rules apply to each command in this order:
 1. If the id is already used, the first result is final: the same values are a replay, different values a conflict.
 2. The accounts, the hold or the transfer that the command names must exist. If one does not, nothing is stored, because
    it may be created later.
-3. The state of the hold, the currencies, the status of the accounts, the floor, the ceiling and the range of balances
-   decide whether the command is applied or declined. Both results are stored permanently.
+3. These decide whether the command is applied or declined: the state of the hold, or what is left of the transfer; the
+   currencies; the status of the accounts; the floor and the range of the account that pays; the ceiling and the range
+   of the account that receives. Both results are stored permanently.
 
 The opening of an account is never declined: the account is new, or the command is a replay or a conflict.
 
