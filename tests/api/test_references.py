@@ -41,7 +41,7 @@ def test_a_capture_and_a_reversal_have_the_reference_of_what_they_follow(
 
 
 def test_a_reversal_of_a_capture_has_the_reference_of_the_hold(client: Client) -> None:
-    """The reference is handed on from the hold to the capture and from there to the reversal."""
+    """The capture takes it from the hold, and the reversal from the capture."""
     client.hold("h", reference="order:1")
     client.capture("c", "h")
     assert client.reverse("r", "c").json["reference"] == "order:1"
