@@ -107,8 +107,7 @@ def test_nothing_is_written_after_the_deadline(
 def test_a_build_that_writes_after_the_deadline_is_found(
     client: Client, stopping: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken on purpose: COMMIT is sent although the deadline has passed, and the transfer is posted."""
-    monkeypatch.setattr(Connection, "_require_time", lambda connection: None)
-    reply = continue_after_the_deadline(client, stopping, monkeypatch)
-    assert reply.status in (201, 503)
-    wait_until(lambda: client.get("/v1/transfers/stopped").status == 200, "the transfer is posted too late")
+    """Broken on purpose: the deadline is forgotten, so COMMIT is sent after it, and the transfer is posted."""
+    monkeypatch.setattr(Connection, "_require_time", lambda connection: setattr(connection, "deadline", float("inf")))
+    assert continue_after_the_deadline(client, stopping, monkeypatch).status == 201
+    assert client.get("/v1/transfers/stopped").status == 200
