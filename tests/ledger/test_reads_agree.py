@@ -26,6 +26,8 @@ from tests.support.waiting import attempts
 
 NAMES = ("a", "b", "c", "idle")
 MICROSECOND = timedelta(microseconds=1)
+MIN_READS = 40
+MIN_POSTED = 50
 Batch = tuple[int, list[list[str]]]  # the microseconds that pass before it, and the accounts of its transfers
 Read = Callable[[Client, str, datetime], Any]  # of an account at a time
 BATCHES = st.lists(
@@ -212,23 +214,23 @@ def post_until(stop: threading.Event, client: Client, name: str) -> None:
 
 
 def read_recent_times(client: Client, read: Read) -> dict[tuple[str, datetime], Any]:
-    """What `read` returns at 100 times at least that have just passed, while the feed grows past number 50."""
+    """What `read` returns at MIN_READS times at least that have just passed, while others post MIN_POSTED transfers."""
     found: dict[tuple[str, datetime], Any] = {}
     seen: list[int] = []
-    for _ in attempts("100 reads and 50 transfers"):
+    for _ in attempts("enough reads and transfers"):
         time, account = datetime.now(UTC) - random.choice([1, 100, 3000]) * MICROSECOND, random.choice(NAMES)
         found[account, time] = read(client, account, time)
         page = client.get(f"/v1/transfers?after={len(seen)}&limit=500").json["transfers"]
         seen += [row["number"] for row in page]
         assert seen == list(range(1, len(seen) + 1))
-        if len(found) >= 100 and len(seen) > 50:
+        if len(found) >= MIN_READS and len(seen) >= MIN_POSTED:
             break
     return found
 
 
 def read_while_others_post(client: Client, monkeypatch: pytest.MonkeyPatch, read: Read) -> None:
     """What is read while postings are slow must be the same when it is read again at the end."""
-    slow = SQL("SELECT number_before, last_at FROM journal_taken WHERE pg_sleep(0.005)::text IS NOT NULL;")
+    slow = SQL("SELECT number_before, last_at FROM journal_taken WHERE pg_sleep(0.02)::text IS NOT NULL;")
     monkeypatch.setattr(posting, "_RETURN_NUMBERS", slow)
     stop = threading.Event()
     posters = [Call(partial(post_until, stop, client, name)) for name in ("p0", "p1", "p2", "p3")]
