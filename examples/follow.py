@@ -63,7 +63,11 @@ def read_page(after: int) -> tuple[list[Any], float]:
 
 
 def deliver(transfers: list[Any]) -> None:
-    """Print the transfers. For a broker, send them here, and return when the broker has confirmed all of them."""
+    """Print the transfers. For a broker, send them here, and return when the broker has confirmed all of them.
+
+    If stdout is a file, a crash of the machine can lose lines although their number is saved. A broker that confirms
+    only what it has stored does not lose them.
+    """
     for transfer in transfers:
         print(json.dumps(transfer))
     sys.stdout.flush()
