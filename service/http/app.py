@@ -36,7 +36,7 @@ from service.http.response import Response, problem_response
 # CPU.
 MAX_IN_FLIGHT = 2000
 # Batches. All get a response within the deadline if the service posts 6 of 1,000 items a second. A batch needs up
-# to 5 MB, so it takes this place before its body is read.
+# to 9 MB, so it takes this place before its body is read.
 MAX_BATCHES_IN_FLIGHT = 32
 # Of them, lists. The largest pages take 25 ms of CPU time each, so other requests wait up to 2.5 s for them. A page
 # needs up to 2 MiB until it is sent, and a client that does not read keeps it for RESPONSE_SEND_SECONDS.

@@ -12,7 +12,7 @@ from service.ledger.types import CurrencyTotals
 def get(request: Request, dependencies: Dependencies) -> Response:
     """GET /v1/trial-balance: by currency, of the accounts whose ids start with `prefix`."""
     prefix = fields.query_id(request.query, "prefix")
-    # A million accounts keep a connection for about a second (docs/performance.md). So at most half of the connections
+    # A million accounts keep a connection for 0.4 s (docs/performance.md). So at most half of the connections
     # are used for this.
     found = dependencies.database.run_with_locks(
         lambda connection: trial_balance.read_and_advance_time(connection, prefix)
