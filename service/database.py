@@ -93,7 +93,7 @@ class Database:
         metrics.POOL.stats = self._pool.get_stats
         self._pool_size = pool_size
         self._retried_constraints = retried_constraints
-        self._lock_waiters = threading.BoundedSemaphore(max(pool_size // 2, 1))
+        self._long_runs = threading.BoundedSemaphore(max(pool_size // 2, 1))
         self._lock = threading.Lock()
         self._drained_at = float("-inf")
         self._in_use: set[Connection] = set()
@@ -106,16 +106,16 @@ class Database:
         """Close the pool; connections in use are closed when they are returned."""
         self._pool.close()
 
-    def run_with_locks(self, work: Callable[[Connection], T]) -> T:
+    def run_long(self, work: Callable[[Connection], T]) -> T:
         """As `run`, for work that may keep a connection for long. All of it together uses at most half of them."""
         deadline = time.monotonic() + LIMITS.request_deadline_seconds
-        if not self._lock_waiters.acquire(timeout=LIMITS.request_deadline_seconds):
+        if not self._long_runs.acquire(timeout=LIMITS.request_deadline_seconds):
             detail = "Too many batches, changes of accounts, long lists and trial balances are in progress."
             raise Refusal("deadline-exceeded", detail, outcome="not_applied")
         try:
             return self.run(work, deadline)
         finally:
-            self._lock_waiters.release()
+            self._long_runs.release()
 
     def run(self, work: Callable[[Connection], T], deadline: float | None = None) -> T:
         """Run the work on a connection and return its result. `deadline` is that of the request, by default a new one.

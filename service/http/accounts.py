@@ -78,7 +78,7 @@ def patch(request: Request, dependencies: Dependencies) -> Response:
         errors.add("", "must have min_balance, max_balance, status or metadata")
     errors.raise_if_any()
     key = uuid4()  # one for all attempts of this request
-    account = dependencies.database.run_with_locks(
+    account = dependencies.database.run_long(
         lambda connection: accounts.change(connection, id, members, caller=request.caller, idempotency_key=key)
     )
     return json_response(200, show_account(fields.require_found(account)))

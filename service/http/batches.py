@@ -37,7 +37,7 @@ def post(request: Request, dependencies: Dependencies) -> Response:
     for command in commands:
         if isinstance(command, AccountCommand):
             accounts.require_scope(request, command)
-    results = dependencies.database.run_with_locks(
+    results = dependencies.database.run_long(
         lambda connection: posting.post(connection, commands, atomic=atomic, check=_require_small_results)
     )
     return json_response(200, {"results": [_show_result(result, request.request_id) for result in results]})

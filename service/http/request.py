@@ -53,7 +53,7 @@ class Dependencies:
         500 rows with the most metadata keep a connection for 75 ms. So longer lists than the default together use at
         most half of the connections.
         """
-        run = self.database.run_with_locks if limit > LIMITS.page_default else self.database.run
+        run = self.database.run_long if limit > LIMITS.page_default else self.database.run
         return run(work)
 
 

@@ -12,11 +12,8 @@ from service.ledger.types import CurrencyTotals
 def get(request: Request, dependencies: Dependencies) -> Response:
     """GET /v1/trial-balance: by currency, of the accounts whose ids start with `prefix`."""
     prefix = fields.query_id(request.query, "prefix")
-    # A million accounts keep a connection for 0.4 s (docs/performance.md). So at most half of the connections
-    # are used for this.
-    found = dependencies.database.run_with_locks(
-        lambda connection: trial_balance.read_and_advance_time(connection, prefix)
-    )
+    # A million accounts keep a connection for 0.4 s (docs/performance.md).
+    found = dependencies.database.run_long(lambda connection: trial_balance.read_and_advance_time(connection, prefix))
     totals = [_show_totals(each) for each in found.currencies]
     return json_response(200, {"number": found.number, "currencies": totals})
 

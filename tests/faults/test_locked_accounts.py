@@ -273,8 +273,8 @@ def test_batches_and_changes_of_a_locked_account_use_half_of_the_connections(
 def test_a_build_in_which_batches_and_changes_use_all_connections_fails(
     own_client: Client, urls: Urls, owner: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken on purpose: they run without the limit of `run_with_locks`."""
-    monkeypatch.setattr(Database, "run_with_locks", Database.run)
+    """Broken on purpose: they run without the limit of `run_long`."""
+    monkeypatch.setattr(Database, "run_long", Database.run)
     with pytest.raises(AssertionError):
         assert most_lock_waiters(own_client, urls, owner, at_least=8) == 4
 
